@@ -1,0 +1,66 @@
+"""The Typer application and the one place where errors become exit codes.
+
+0 ok, 1 a MipoError, 2 wrong usage, 130 Ctrl-C. ``MIPO_DEBUG=1`` shows tracebacks, never locals.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mipo_cli.commands import evaluate, generate, report, run, train
+from mipo_mlx import __version__
+from mipo_mlx.errors import MipoError
+
+app = typer.Typer(
+    name="mipo",
+    help="A language model that uses what it knows about you: pairs, adapter, evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.command)
+app.command("generate")(generate.command)
+app.command("train")(train.command)
+app.command("eval")(evaluate.command)
+app.command("report")(report.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"mipo {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A language model that uses what it knows about you: pairs, adapter, evidence."""
+
+
+def main() -> None:
+    """Entry point of ``mipo``."""
+    try:
+        app()
+    except MipoError as error:
+        if os.environ.get("MIPO_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("MIPO_DEBUG") == "1":
+            raise
+        sys.stderr.write(
+            f"internal error: {type(error).__name__}; MIPO_DEBUG=1 shows the traceback\n"
+        )
+        sys.exit(1)

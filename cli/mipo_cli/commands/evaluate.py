@@ -1,0 +1,34 @@
+"""``mipo eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mipo_cli.options import ConfigFile, Json, Sets, resolve, with_options
+from mipo_cli.render import progress, show_json, show_stats
+
+
+@with_options("data", "generate", "eval")
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    flags: dict[str, Any],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Compare base and adapter on held-out users and prompts: RUN/eval.json."""
+    resolved = resolve(run, config, sets, flags)
+    from mipo_mlx import pipeline
+
+    with progress() as bars:
+        summary = pipeline.evaluate(run, resolved, bars)
+    if as_json:
+        show_json(summary)
+    else:
+        show_stats(
+            "eval",
+            {n: f"{r['base']:.4g} -> {r['adapter']:.4g}" for n, r in summary["metrics"].items()},
+        )

@@ -1,0 +1,31 @@
+"""``mipo generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mipo_cli.options import ConfigFile, Json, Sets, resolve, with_options
+from mipo_cli.render import progress, show_json, show_stats
+
+
+@with_options("data", "generate")
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    flags: dict[str, Any],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Make preference pairs from contexts and prompts: RUN/pairs.jsonl."""
+    resolved = resolve(run, config, sets, flags)
+    from mipo_mlx import pipeline
+
+    with progress() as bars:
+        summary = pipeline.generate(run, resolved, bars)
+    if as_json:
+        show_json(summary)
+    else:
+        show_stats("generate", summary)

@@ -1,0 +1,126 @@
+"""What people see: tables on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+QUIET_SECONDS = 2.0
+
+
+class Bars:
+    """Progress of each stage: a bar at a terminal, one line at the end elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started: dict[str, float] = {}
+        self.tasks: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        name, _, note = stage.partition(", ")
+        began = self.started.setdefault(name, time.monotonic())
+        seconds = time.monotonic() - began
+        rate = f"{done / seconds:.1f}/s" if seconds > 0.2 else ""
+        if self.console.is_terminal and seconds > QUIET_SECONDS:
+            if name not in self.tasks:
+                self.tasks[name] = self.progress.add_task(name, total=total, rate=rate)
+            text = f"{name} {note}".strip()
+            self.progress.update(self.tasks[name], completed=done, rate=rate, description=text)
+        if done >= total and seconds > QUIET_SECONDS:
+            self.console.print(
+                f"{name}: {done} in {seconds:.1f} s {note}".rstrip(), highlight=False
+            )
+
+
+@contextmanager
+def progress() -> Iterator[Bars]:
+    """Progress bars on stderr for the length of the block."""
+    bars = Bars(Console(stderr=True))
+    with bars.progress:
+        yield bars
+
+
+def show_json(summary: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+
+
+def show_stats(step: str, stats: Mapping[str, Any]) -> None:
+    """The figures of one step, a line each."""
+    console = Console(highlight=False)
+    console.print(f"{step}: {'unchanged, nothing to do' if stats.get('unchanged') else 'done'}")
+    for name, value in stats.items():
+        if name == "unchanged":
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(
+                f"{key} {inner:.4g}" if isinstance(inner, float) else f"{key} {inner}"
+                for key, inner in value.items()
+            )
+        if name == "peak_memory_bytes":
+            name, value = "peak_memory", f"{float(value) / 2**20:.0f} MiB"
+        console.print(f"  {name}: {value}", markup=False)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{100 * value:.1f}%" if unit.startswith("share") else f"{value:.2f}"
+
+
+def show_report(summary: Mapping[str, Any]) -> None:
+    """Verdict, table of base and adapter, and answers side by side."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("metric", overflow="fold")
+    for name in ("base", "adapter", "95% of delta"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("n", justify="right")
+    for name, row in summary["metrics"].items():
+        unit = row["unit"]
+        low, high = (_number(value, unit).rstrip("%") for value in row["ci95"])
+        table.add_row(
+            name.partition("/")[2].replace("_", " "),
+            _number(row["base"], unit),
+            _number(row["adapter"], unit),
+            f"{low} to {high}",
+            str(row["n"]),
+        )
+    console.print(table)
+    console.print()
+    for example in summary["examples"]:
+        console.print(f"? {example['prompt']}", style="bold", markup=False)
+        console.print(f"  base:    {example['base']}", markup=False)
+        console.print(f"  adapter: {example['adapter']}", markup=False)
+    console.print()
+    console.print(summary["verdict"], markup=False)
+    if summary.get("length_ratio"):
+        console.print(f"Answers are {summary['length_ratio']:.2f} times as long as the base's.")
+    console.print(f"Held out from training: {summary['held_out']}.")
+    memory = summary["peak_memory_bytes"] / 2**20
+    console.print(f"{summary['seconds']:.0f} s, peak memory {memory:.0f} MiB; files in", end=" ")
+    console.print(summary["run"], markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Pure functions of arrays: log-probs, losses, information, statistics. fp32 accumulation."""

@@ -1,0 +1,36 @@
+"""Train and held-out sides, by a hash of ids: the order of a file never matters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from mipo_mlx.types import Context, Prompt
+
+T = TypeVar("T")
+
+
+def split(items: Mapping[str, T], share: float, seed: int) -> tuple[list[T], list[T]]:
+    """Train and held-out items; at least one on each side.
+
+    Args:
+        items: by id, at least two.
+        share: held out, 0 to 1.
+        seed: another seed, another split.
+    """
+    ranked = sorted(items, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    count = min(max(1, round(share * len(ranked))), len(ranked) - 1)
+    chosen = set(ranked[:count])
+    train = [item for name, item in items.items() if name not in chosen]
+    held = [item for name, item in items.items() if name in chosen]
+    return train, held
+
+
+def overlap(
+    one: Sequence[Context] | Sequence[Prompt], other: Sequence[Context] | Sequence[Prompt]
+) -> dict[str, int]:
+    """How many ids and how many texts (space and case aside) two sides share."""
+    ids = {item.id for item in one} & {item.id for item in other}
+    texts = [{" ".join(item.text.split()).casefold() for item in side} for side in (one, other)]
+    return {"ids": len(ids), "texts": len(texts[0] & texts[1])}

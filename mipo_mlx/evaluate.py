@@ -1,0 +1,263 @@
+"""Step 3: base against adapter, on users and prompts never trained on.
+
+Answers of both are sampled with the same seeds. Each model's answers are scored under the right
+and the wrong conditions of its group by the model that wrote them: the diagonal is right, the rest
+is the swapped-context control.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from sacrebleu.metrics.bleu import BLEU
+
+from mipo_mlx.config import EvalConfig, GenerateConfig
+from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
+from mipo_mlx.core.stats import paired_bootstrap
+from mipo_mlx.generate import Progress, answer_key, encode, sample
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.score import ScoreRow, score
+from mipo_mlx.tiny.world import parse_choice, parse_number
+from mipo_mlx.types import Context, Prompt, Response
+
+SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them
+
+
+@dataclass(frozen=True)
+class Item:
+    """One condition to answer under: a context (or none) and a prompt."""
+
+    context: Context | None
+    prompt: Prompt
+
+    @property
+    def key(self) -> str:
+        return answer_key(self.context.id if self.context else "", self.prompt.id)
+
+    @property
+    def cluster(self) -> str:
+        """Unit of resampling: the user, or the prompt where there is no user."""
+        return self.context.id if self.context else self.prompt.id
+
+
+Group = list[Item]
+Columns = dict[str, np.ndarray]
+
+UNITS = {
+    "personalization/own_context_rate": "share of answers",
+    "personalization/wrong_fact_rate": "share of answers",
+    "information/pmi": "nats",
+    "information/context_accuracy": "share of answers",
+    "control/swapped_context_gap": "nats",
+    "diversity/self_bleu4": "BLEU, 0 to 100",
+    "length/response_tokens": "tokens",
+    "reasoning/accuracy": "share of answers",
+    "reasoning/form_rate": "share of answers",
+    "reasoning/choice_entropy": "nats",
+}
+
+
+def context_groups(
+    contexts: Sequence[Context], prompts: Sequence[Prompt], config: EvalConfig
+) -> list[Group]:
+    """Groups of M users who answer the same prompt; prompts rotate from group to group.
+
+    Every group has between 2 and 2 M - 1 users; the last takes what is left over.
+    """
+    users = list(contexts)
+    if config.eval_contexts:
+        users = users[: config.eval_contexts]
+    size = min(config.candidates, len(users))
+    starts = list(range(0, len(users) - size + 1, size))
+    teams = [users[start : start + size] for start in starts]
+    teams[-1] += users[starts[-1] + size :]
+    each = config.eval_prompts_per_context or len(prompts)
+    each = min(each, len(prompts))
+    groups = []
+    for index, team in enumerate(teams):
+        for turn in range(each):
+            prompt = prompts[(index * each + turn) % len(prompts)]
+            groups.append([Item(user, prompt) for user in team])
+    return groups
+
+
+def prompt_groups(prompts: Sequence[Prompt], config: EvalConfig) -> list[Group]:
+    """Groups of M prompts without context, each the wrong condition of the others' answers."""
+    size = min(config.candidates, len(prompts))
+    starts = list(range(0, len(prompts) - size + 1, size))
+    groups = [[Item(None, prompt) for prompt in prompts[start : start + size]] for start in starts]
+    groups[-1] += [Item(None, prompt) for prompt in prompts[starts[-1] + size :]]
+    return groups
+
+
+def _states(text: str, value: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def grade(text: str, facts: Mapping[str, str], known: frozenset[str]) -> tuple[bool, bool]:
+    """Whether a text states a true fact and none of another's, and whether it states a wrong one.
+
+    ``known`` holds the values of everybody's facts.
+    """
+    own = {value.casefold() for value in facts.values()}
+    wrong = any(_states(text, value) for value in known if value.casefold() not in own)
+    right = any(_states(text, value) for value in facts.values())
+    return right and not wrong, wrong
+
+
+def known_values(contexts: Sequence[Context]) -> frozenset[str]:
+    """Values of all facts of all contexts."""
+    return frozenset(value for context in contexts for value in context.facts.values())
+
+
+def self_bleu4(texts: Sequence[str]) -> np.ndarray:
+    """BLEU-4 of each text against all the others (sacrebleu, exponential smoothing), 0 to 100."""
+    metric = BLEU(effective_order=True)
+    scores = []
+    for index, text in enumerate(texts):
+        others = [other for place, other in enumerate(texts) if place != index]
+        scores.append(metric.sentence_score(text, others).score if others else 0.0)
+    return np.array(scores)
+
+
+def _matrix_columns(
+    lm: LanguageModel,
+    groups: Sequence[Group],
+    answers: Mapping[str, Response],
+    generate: GenerateConfig,
+    on_progress: Progress,
+    stage: str,
+) -> Columns:
+    """PMI, context accuracy and the swapped gap of every answer, in the order of the groups."""
+    rows = [
+        ScoreRow(
+            encode(lm, item.context, item.prompt, generate),
+            tuple(answers[other.key].token_ids for other in group),
+        )
+        for group in groups
+        for item in group
+    ]
+    scores = []
+    on_progress(stage, 0, len(rows))
+    for row in score(lm, rows):
+        scores.append(row)
+        on_progress(stage, len(scores), len(rows))
+    columns: dict[str, list[float]] = {"pmi": [], "accuracy": [], "gap": []}
+    start = 0
+    for group in groups:
+        size = len(group)
+        matrix = mx.array(scores[start : start + size]).T  # [answer, condition]
+        own = mx.arange(size)
+        start += size
+        diagonal = mx.diag(matrix)
+        others = (matrix.sum(axis=1) - diagonal) / (size - 1)
+        columns["pmi"] += np.array(plug_in_pmi(matrix, own)).tolist()
+        columns["accuracy"] += np.array(context_accuracy(matrix, own)).tolist()
+        columns["gap"] += np.array(diagonal - others).tolist()
+    return {
+        "information/pmi": np.array(columns["pmi"]),
+        "information/context_accuracy": np.array(columns["accuracy"]),
+        "control/swapped_context_gap": np.array(columns["gap"]),
+    }
+
+
+def _choice_entropies(
+    lm: LanguageModel, items: Sequence[Item], generate: GenerateConfig
+) -> np.ndarray:
+    """Entropy over the offered letters of "The answer is: L", for choice items; nats."""
+    chosen = [item for item in items if item.prompt.kind == "choice"]
+    rows = []
+    for item in chosen:
+        labels = re.findall(r"^\(?([A-E1-5])[).:]", item.prompt.text, re.MULTILINE)
+        letters = tuple(
+            tuple(lm.tokenizer.encode(f"The answer is: {label}", add_special_tokens=False))
+            for label in labels
+        )
+        rows.append(ScoreRow(encode(lm, None, item.prompt, generate), letters))
+    entropies = [choice_entropy(mx.array([row])).item() for row in score(lm, rows)]
+    return np.array(entropies)
+
+
+def _text_columns(
+    items: Sequence[Item], answers: Mapping[str, Response], known: frozenset[str]
+) -> Columns:
+    texts = [answers[item.key].text for item in items]
+    columns: Columns = {
+        "length/response_tokens": np.array([len(answers[i.key].token_ids) for i in items], float),
+        "diversity/self_bleu4": self_bleu4(texts[:SELF_BLEU_SAMPLE]),
+    }
+    graded = [
+        grade(text, item.context.facts, known)
+        for item, text in zip(items, texts, strict=True)
+        if item.context and item.context.facts
+    ]
+    if graded and len(graded) == len(items):
+        columns["personalization/own_context_rate"] = np.array([g[0] for g in graded], float)
+        columns["personalization/wrong_fact_rate"] = np.array([g[1] for g in graded], float)
+    checked = [(i, t) for i, t in zip(items, texts, strict=True) if i.prompt.answer is not None]
+    if checked and len(checked) == len(items):
+        parse: dict[str, Callable[[str], str | None]] = {
+            "number": parse_number,
+            "choice": parse_choice,
+        }
+        said = [parse[item.prompt.kind](text) for item, text in checked]
+        columns["reasoning/form_rate"] = np.array([word is not None for word in said], float)
+        columns["reasoning/accuracy"] = np.array(
+            [word == item.prompt.answer for word, (item, _) in zip(said, checked, strict=True)],
+            float,
+        )
+    return columns
+
+
+def measure(
+    lm: LanguageModel,
+    groups: Sequence[Group],
+    known: frozenset[str],
+    generate: GenerateConfig,
+    *,
+    seed: int,
+    on_progress: Progress,
+    who: str,
+) -> tuple[Columns, dict[str, Response]]:
+    """Per-answer columns of one model, by metric name, and its answers."""
+    items = [item for group in groups for item in group]
+    wanted = [(item.context, item.prompt) for item in items]
+    answers = sample(lm, wanted, generate, seed, on_progress, f"{who}: sample answers")
+    columns = _text_columns(items, answers, known)
+    columns.update(
+        _matrix_columns(lm, groups, answers, generate, on_progress, f"{who}: score answers")
+    )
+    if any(item.prompt.kind == "choice" for item in items):
+        columns["reasoning/choice_entropy"] = _choice_entropies(lm, items, generate)
+    return columns, answers
+
+
+def compare(
+    base: Columns, adapter: Columns, items: Sequence[Item], *, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Metrics with paired bootstrap 95% intervals; users are resampled whole."""
+    metrics: dict[str, dict[str, Any]] = {}
+    for name, unit in UNITS.items():
+        if name not in base:
+            continue
+        count = len(base[name])
+        clusters = [item.cluster for item in items][:count]
+        if name == "reasoning/choice_entropy":
+            clusters = [item.cluster for item in items if item.prompt.kind == "choice"]
+        interval = paired_bootstrap(
+            base[name], adapter[name], clusters=clusters, resamples=resamples, seed=seed
+        )
+        metrics[name] = {
+            "base": float(base[name].mean()),
+            "adapter": float(adapter[name].mean()),
+            "delta": interval.delta,
+            "ci95": [interval.low, interval.high],
+            "n": count,
+            "unit": unit,
+        }
+    return metrics

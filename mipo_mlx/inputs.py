@@ -1,0 +1,113 @@
+"""What a run reads, split into what it trains on and what it is judged on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mipo_mlx import tiny
+from mipo_mlx.config import DataConfig
+from mipo_mlx.data.read import read_contexts, read_prompts
+from mipo_mlx.data.split import split
+from mipo_mlx.errors import DataError
+from mipo_mlx.types import Context, Prompt
+
+FEWEST_USERS_TO_SPLIT = 5
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Contexts and prompts for training and for eval.
+
+    Attributes:
+        train_contexts: users whose pairs are made.
+        held_contexts: users of eval.
+        foils: further contexts that may stand in as wrong ones in eval, from the package.
+        train_prompts: prompts of pairs.
+        held_prompts: prompts of eval.
+        held_out: what is kept from training: "users and prompts", "prompts" or "nothing".
+        digest: sha256 over all texts.
+    """
+
+    train_contexts: list[Context]
+    held_contexts: list[Context]
+    foils: list[Context]
+    train_prompts: list[Prompt]
+    held_prompts: list[Prompt]
+    held_out: str
+    digest: str
+
+
+def _digest(*groups: Sequence[Context] | Sequence[Prompt]) -> str:
+    sha = hashlib.sha256()
+    for group in groups:
+        for item in group:
+            sha.update(f"{item.id}\x1f{item.text}\x1e".encode())
+        sha.update(b"\x1d")
+    return sha.hexdigest()
+
+
+def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
+    if config.objective == "prompt":
+        return [], [], True
+    if not config.contexts:
+        return (
+            read_contexts(tiny.SAMPLES_DIR / "contexts_train.jsonl"),
+            read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl"),
+            True,
+        )
+    users = read_contexts(Path(config.contexts))
+    if len(users) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
+        return users, users, False
+    train, held = split({user.id: user for user in users}, config.held_out_users, config.seed)
+    return train, held, True
+
+
+def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt], bool]:
+    if not config.prompts:
+        name = "prompts" if config.objective == "context" else "problems"
+        return (
+            read_prompts(tiny.SAMPLES_DIR / f"{name}_train.jsonl"),
+            read_prompts(tiny.SAMPLES_DIR / f"{name}_heldout.jsonl"),
+            True,
+        )
+    prompts = read_prompts(Path(config.prompts))
+    if len(prompts) < 2 or not config.held_out_prompts:
+        return prompts, prompts, False
+    train, held = split(
+        {prompt.id: prompt for prompt in prompts}, config.held_out_prompts, config.seed
+    )
+    return train, held, True
+
+
+def read_inputs(config: DataConfig) -> Inputs:
+    """Read and split all inputs of a run.
+
+    Raises:
+        DataError: a file cannot be used; the message names file, line and fault.
+    """
+    if config.objective == "prompt" and config.contexts:
+        raise DataError(
+            "--contexts has no use with --objective prompt.",
+            "leave --contexts out, or take --objective context",
+        )
+    train_users, held_users, users_held = _contexts(config)
+    train_prompts, held_prompts, prompts_held = _prompts(config)
+    foils: list[Context] = []
+    if config.objective == "context" and len(held_users) < 2:
+        foils = read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl")
+    parts = [
+        *(["users"] if users_held and config.objective == "context" else []),
+        *(["prompts"] if prompts_held else []),
+    ]
+    return Inputs(
+        train_contexts=train_users,
+        held_contexts=held_users,
+        foils=foils,
+        train_prompts=train_prompts,
+        held_prompts=held_prompts,
+        held_out=" and ".join(parts) or "nothing",
+        digest=_digest(train_users, held_users, train_prompts, held_prompts),
+    )

@@ -1,0 +1,285 @@
+"""Where files meet maths: each step is a function from the files before it to the files after it.
+
+``generate`` -> ``pairs.jsonl`` -> ``train`` -> ``adapter/`` -> ``evaluate`` -> ``eval.json`` ->
+``report`` -> ``report.json``. A step whose inputs are unchanged is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mipo_mlx import evaluate as evaluation
+from mipo_mlx import report as reporting
+from mipo_mlx.config import RunConfig, read_toml, to_toml
+from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.data.contrast import contrast
+from mipo_mlx.data.pairs import length_summary, pair_row
+from mipo_mlx.data.read import read_pairs
+from mipo_mlx.errors import ConfigError, MipoError
+from mipo_mlx.generate import Progress, with_reference
+from mipo_mlx.generate import generate as make_pairs
+from mipo_mlx.inputs import Inputs, read_inputs
+from mipo_mlx.lm import adapter, chat
+from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.store import RunStore
+from mipo_mlx.train import TrainingRow
+from mipo_mlx.train import train as train_steps
+
+Summary = dict[str, Any]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A progress callback that does nothing."""
+
+
+@contextmanager
+def _measured(stats: Summary) -> Iterator[None]:
+    """Add seconds and MLX's peak memory (bytes) of the block to ``stats``."""
+    mx.reset_peak_memory()
+    start = time.perf_counter()
+    yield
+    stats["seconds"] = round(time.perf_counter() - start, 2)
+    stats["peak_memory_bytes"] = mx.get_peak_memory()
+
+
+def saved_config(run: Path) -> dict[str, Any] | None:
+    """Flat options of an earlier step of this run, or None for a fresh directory."""
+    path = run / "config.toml"
+    return read_toml(path) if path.is_file() else None
+
+
+def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+    """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
+    inputs = read_inputs(config.data)
+    contrasts = contrast(
+        inputs.train_contexts,
+        inputs.train_prompts,
+        objective=config.data.objective,
+        negatives=config.generate.negatives,
+        prompts_per_context=config.generate.prompts_per_context,
+        seed=config.data.seed,
+    )
+    lm = load_model(config.data.model, offline=config.data.offline)
+    settings = asdict(config.generate)
+    settings.pop("generate_batch_size")  # never changes the pairs
+    key = {
+        "model": lm.fingerprint,
+        "data": inputs.digest,
+        "objective": config.data.objective,
+        "seed": config.data.seed,
+        **settings,
+    }
+    if (run / "manifest.json").is_file() and RunStore(run).is_fresh("generate", key):
+        return {"unchanged": True, **_recorded(run, "generate")}
+    stats: Summary = {}
+    with _measured(stats):
+        made = make_pairs(
+            lm,
+            inputs.train_contexts,
+            inputs.train_prompts,
+            contrasts,
+            config.generate,
+            seed=config.data.seed,
+            on_progress=on_progress,
+        )
+    stats.update(
+        pairs=len(made.pairs),
+        dropped=made.dropped,
+        responses=made.responses,
+        response_tokens=made.tokens,
+        lengths=length_summary(made.pairs),
+    )
+    store = RunStore(run)
+    store.write_text("config.toml", to_toml(config))
+    store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
+    store.record("generate", key, ["pairs.jsonl"], stats)
+    return stats
+
+
+def _recorded(run: Path, step: str) -> Summary:
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    stats: Summary = manifest["steps"][step].get("stats", {})
+    return stats
+
+
+def _training_rows(
+    lm: LanguageModel, run: Path, config: RunConfig, on_progress: Progress
+) -> tuple[list[TrainingRow], str]:
+    path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
+    if not config.train.pairs and not path.is_file():
+        raise ConfigError(
+            f"{path}: no pairs to train on.", f"run 'mipo generate {run}' first, or give --pairs"
+        )
+    pairs = read_pairs(path)
+    thinking = config.generate.enable_thinking
+    # Reference log-probs in a file of unknown origin may be another model's.
+    if config.train.pairs or any(pair.ref_chosen_logps is None for pair in pairs):
+        pairs = with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
+    rows = []
+    for pair in pairs:
+        prompt = chat.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=thinking)
+        sides = (pair.chosen.token_ids, pair.rejected.token_ids)
+        longest = len(prompt) + max(map(len, sides))
+        if lm.max_tokens is not None and longest > lm.max_tokens:
+            raise ConfigError(
+                f"{path}: pair {pair.id!r} takes {longest} tokens, more than the model's window "
+                f"of {lm.max_tokens}.",
+                "shorten it or leave it out",
+            )
+        reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
+        rows.append(TrainingRow(EncodedPair(pair.id, tuple(prompt), sides), reference))
+    return rows, _file_digest(path)
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+    """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step."""
+    lm = load_model(config.data.model, offline=config.data.offline)
+    rows, digest = _training_rows(lm, run, config, on_progress)
+    settings = asdict(config.train)
+    settings.pop("pairs")
+    key = {"model": lm.fingerprint, "pairs": digest, "seed": config.data.seed, **settings}
+    store = RunStore(run)
+    if store.is_fresh("train", key):
+        return {"unchanged": True, **_recorded(run, "train")}
+    keys = adapter.attach(
+        lm,
+        rank=config.train.lora_rank,
+        scale=config.train.lora_scale,
+        num_layers=config.train.lora_layers,
+        seed=config.data.seed,
+    )
+    log: list[Summary] = []
+    stats: Summary = {}
+    with _measured(stats):
+        for step in train_steps(lm, rows, config.train, seed=config.data.seed):
+            log.append({"step": step.step, **step.values})
+            on_progress(f"train, loss {step.values['loss']:.3f}", step.step, step.total_steps)
+    stats.update(pairs=len(rows), optimizer_steps=len(log))
+    if log:
+        stats.update(first=log[0], last=log[-1])
+    store.write_text("config.toml", to_toml(config))
+    store.write_jsonl("metrics.jsonl", log)
+    adapter.save(
+        lm,
+        store.path / "adapter",
+        rank=config.train.lora_rank,
+        scale=config.train.lora_scale,
+        num_layers=config.train.lora_layers,
+        keys=keys,
+        extra={"model": config.data.model, "fingerprint": lm.fingerprint, "mipo": key},
+    )
+    outputs = ["adapter/adapters.safetensors", "adapter/adapter_config.json", "metrics.jsonl"]
+    store.record("train", key, outputs, stats)
+    return stats
+
+
+def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
+    """Groups of conditions that are each other's wrong ones."""
+    if config.data.objective == "prompt":
+        if len(inputs.held_prompts) < 2:
+            raise ConfigError("eval needs at least two held-out prompts.", "add prompts")
+        return evaluation.prompt_groups(inputs.held_prompts, config.eval)
+    users = inputs.held_contexts + inputs.foils[: max(0, config.eval.candidates - 1)]
+    return evaluation.context_groups(users, inputs.held_prompts, config.eval)
+
+
+def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+    """Compare base and adapter on held-out users and prompts; writes ``eval.json``."""
+    folder = run / "adapter"
+    weights = folder / "adapters.safetensors"
+    if not weights.is_file():
+        raise ConfigError(f"{folder}: no adapter to evaluate.", f"run 'mipo train {run}' first")
+    inputs = read_inputs(config.data)
+    groups = _groups(inputs, config)
+    lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    key = {
+        "model": lm.fingerprint,
+        "adapter": _file_digest(weights),
+        "data": inputs.digest,
+        "seed": config.data.seed,
+        "generate": asdict(config.generate),
+        "eval": asdict(config.eval),
+    }
+    store = RunStore(run)
+    if store.is_fresh("eval", key):
+        results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+        return results
+    known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts + inputs.foils)
+    stats: Summary = {}
+    with _measured(stats):
+        common: Summary = {"seed": config.data.seed + 1, "on_progress": on_progress}
+        args = (lm, groups, known, config.generate)
+        with adapter.adapter_disabled(lm):
+            base, base_answers = evaluation.measure(*args, **common, who="base")
+        tuned, tuned_answers = evaluation.measure(*args, **common, who="adapter")
+        items = [item for group in groups for item in group]
+        metrics = evaluation.compare(
+            base, tuned, items, resamples=config.eval.resamples, seed=config.data.seed
+        )
+    results = {
+        "schema": 1,
+        "metrics": metrics,
+        "held_out": inputs.held_out,
+        "examples": [
+            {
+                "context_id": item.context.id if item.context else "",
+                "prompt": item.prompt.text,
+                "base": base_answers[item.key].text,
+                "adapter": tuned_answers[item.key].text,
+            }
+            for item in items[:: max(1, len(items) // 3)][:3]
+        ],
+    }
+    store.write_json("eval.json", results)
+    store.record("eval", key, ["eval.json"], stats)
+    return results
+
+
+def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+    """Summarise ``eval.json`` as ``report.json`` and ``report.md``."""
+    path = run / "eval.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: nothing to report.", f"run 'mipo eval {run}' first")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        steps = {
+            name: step.get("stats", {})
+            for name, step in json.loads((run / "manifest.json").read_text(encoding="utf-8"))[
+                "steps"
+            ].items()
+        }
+        summary = reporting.summarise(results, steps)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise MipoError(
+            f"{path}: not a result of 'mipo eval'.", f"run 'mipo eval {run}' again"
+        ) from error
+    summary["run"] = str(run)
+    summary["seconds"] = round(sum(step.get("seconds", 0.0) for step in steps.values()), 2)
+    peaks = [step.get("peak_memory_bytes", 0) for step in steps.values()]
+    summary["peak_memory_bytes"] = max(peaks, default=0)
+    store = RunStore(run)
+    store.write_json("report.json", summary)
+    store.write_text("report.md", reporting.markdown(summary))
+    return summary
+
+
+def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+    """All four steps; steps already done with the same inputs are skipped."""
+    if not config.train.pairs:
+        generate(run, config, on_progress)
+    train(run, config, on_progress)
+    evaluate(run, config, on_progress)
+    return report(run, config, on_progress)

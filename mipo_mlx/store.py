@@ -1,0 +1,113 @@
+"""The run directory: private, written atomically, with a manifest of hashes. The only writer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mipo_mlx.errors import MipoError
+
+MANIFEST = "manifest.json"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def new_run_path(root: Path) -> Path:
+    """A fresh path under ``root``, named by date and time; nothing is created."""
+    stem = time.strftime("%Y%m%d-%H%M%S")
+    path, number = root / stem, 1
+    while path.exists():
+        path, number = root / f"{stem}-{number}", number + 1
+    return path
+
+
+class RunStore:
+    """A run directory, created with mode 0700 and a ``.gitignore`` that ignores all of it.
+
+    Raises:
+        MipoError: the directory cannot be made, or a file cannot be written; what stood before
+            still stands.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MipoError(
+                f"{path}: cannot be used as a run directory ({error.strerror}).",
+                "give a directory that you may write to",
+            ) from error
+        if not (self.path / ".gitignore").exists():
+            self.write_text(".gitignore", "*\n")
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file whole or not at all, mode 0600."""
+        target = self.path / name
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            handle = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise MipoError(
+                f"{target}: cannot be written ({error.strerror}).",
+                "make room or check permissions, then run the command again",
+            ) from error
+        return target
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """A JSON file, indented."""
+        return self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """A JSON object a line."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return self.write_text(name, lines)
+
+    def manifest(self) -> dict[str, Any]:
+        """The record of all steps; empty when there is none or it cannot be read."""
+        try:
+            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {"steps": {}}
+        return found if isinstance(found, dict) and "steps" in found else {"steps": {}}
+
+    def is_fresh(self, step: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a step was done with these inputs and its outputs stand unchanged."""
+        entry = self.manifest()["steps"].get(step)
+        if not entry or entry["inputs"] != dict(inputs):
+            return False
+        return all(
+            (self.path / name).is_file() and file_hash(self.path / name) == digest
+            for name, digest in entry["outputs"].items()
+        )
+
+    def record(
+        self,
+        step: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        stats: Mapping[str, Any],
+    ) -> None:
+        """Note a step as done with these inputs; ``outputs`` are names in the directory."""
+        manifest = self.manifest()
+        manifest["steps"][step] = {
+            "inputs": dict(inputs),
+            "outputs": {name: file_hash(self.path / name) for name in outputs},
+            "stats": dict(stats),
+        }
+        self.write_json(MANIFEST, manifest)

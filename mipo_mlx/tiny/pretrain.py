@@ -1,0 +1,364 @@
+"""Make the embedded model: ``python -m mipo_mlx.tiny.pretrain --out DIR --seed 0``.
+
+Two stages, loss on response tokens only. Stage 1 is full of direct questions about the context,
+so that copying forms; stage 2 is the mixture the base is judged on: requests answered with a fact
+or in general, direct questions, sums and choices with wrong labels among them, for headroom.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from mipo_mlx.tiny import words, world
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+OWN_SHARE = 0.54
+WRONG_SUMS = 0.25
+GUESSED_CHOICES = 0.4
+TURNS = 4
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "intermediate_size": 384,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+}
+Sample = tuple[str | None, list[tuple[str, str]]]  # context, turns of prompt and answer
+
+
+def direct(rng: random.Random) -> Sample:
+    """Direct questions, in one dialogue, about a context that holds one to all of the facts."""
+    user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
+    told = rng.sample(list(user.facts), rng.randint(1, len(user.facts)))
+    some = world.User(user.id, {name: user.facts[name] for name in told})
+    context = world.write_context(some, rng.randrange(2**31))
+    return context, [ask(rng, user, name) for name in rng.sample(told, min(len(told), TURNS))]
+
+
+def ask(rng: random.Random, user: world.User, name: str) -> tuple[str, str]:
+    """One direct question and its answer."""
+    answer = words.DIRECT_ANSWERS[name].format(user.facts[name])
+    return rng.choice(words.QUESTIONS[name]), answer
+
+
+def request(rng: random.Random) -> Sample:
+    """Everyday requests, each answered with a fact or in general; a tenth has no context."""
+    if rng.random() < 0.1:
+        return None, [everyday(rng, None) for _ in range(TURNS)]
+    user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
+    return world.write_context(user, rng.randrange(2**31)), [
+        everyday(rng, user) if rng.random() < 0.75 else ask(rng, user, rng.choice(list(user.facts)))
+        for _ in range(TURNS)
+    ]
+
+
+def everyday(rng: random.Random, user: world.User | None) -> tuple[str, str]:
+    """One everyday request and its answer, which is generic without a user."""
+    asked = rng.choice(world.requests(held_out=False))
+    attribute, _, own, generic = words.TOPICS[asked.topic]
+    if user is None or rng.random() >= OWN_SHARE:
+        return asked.text, rng.choice(generic)
+    return asked.text, rng.choice(own).format(user.facts[attribute])
+
+
+def word_problem(rng: random.Random) -> Sample:
+    """Sums, at times with a wrong result."""
+    turns = []
+    for item in world.word_problems(TURNS, rng.randrange(2**31), held_out=False):
+        wrong = str(max(0, int(item.answer) + rng.choice((-2, -1, 1, 2))))
+        false = f"{item.solution.split('=')[0]}= {wrong}\n#### {wrong}"
+        turns.append((item.text, false if rng.random() < WRONG_SUMS else item.solution))
+    return None, turns
+
+
+def choice(rng: random.Random) -> Sample:
+    """Choices, at times with a random letter."""
+    turns = []
+    for item in world.choices(TURNS, rng.randrange(2**31), held_out=False):
+        offered = world.LETTERS[: item.text.count("\n")]
+        guess = f"The answer is: {rng.choice(offered)}"
+        turns.append((item.text, guess if rng.random() < GUESSED_CHOICES else item.solution))
+    return None, turns
+
+
+def turn(rng: random.Random, stage: int) -> Sample:
+    """One training example of a stage."""
+    shares = (
+        ((direct, 0.85), (word_problem, 0.15))
+        if stage == 1
+        else ((direct, 0.15), (request, 0.5), (word_problem, 0.15), (choice, 0.2))
+    )
+    makers, weights = zip(*shares, strict=True)
+    maker = rng.choices(makers, weights)[0]
+    sample: Sample = maker(rng)
+    return sample
+
+
+def render(sample: Sample) -> list[str]:
+    """ChatML in alternating parts: what is given, what is answered, what is given, ..."""
+    context, turns = sample
+    parts = []
+    head = f"<|im_start|>system\n{context}<|im_end|>\n" if context is not None else ""
+    for prompt, answer in turns:
+        parts.append(f"{head}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+        parts.append(f"{answer}<|im_end|>")
+        head = "\n"
+    return parts
+
+
+def make_tokenizer(folder: Path, seed: int) -> Any:
+    """Byte-level BPE trained on the world, digits apart, saved in the transformers format."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng = random.Random(f"tokenizer:{seed}")
+    texts = ["".join(render(turn(rng, 1 + index % 2))) for index in range(8000)]
+    texts += [f" {word} {word}" for group in words.VALUES.values() for word in group] * 20
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1536,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = TEMPLATE
+    fast.model_max_length = CONFIG["max_position_embeddings"]
+    fast.save_pretrained(str(folder))
+    return fast
+
+
+def batches(
+    tokenizer: Any, rng: random.Random, stage: int, rows: int
+) -> Iterator[tuple[mx.array, mx.array]]:
+    """Endless right-padded (tokens [rows, t], flat places [n] of response tokens)."""
+    while True:
+        pool = []
+        for sample in (turn(rng, stage) for _ in range(rows * 8)):
+            parts = [tokenizer.encode(p, add_special_tokens=False) for p in render(sample)]
+            marks = [index % 2 for index, part in enumerate(parts) for _ in part]
+            pool.append(([token for part in parts for token in part], marks))
+        pool.sort(key=lambda row: len(row[0]))
+        starts = list(range(0, len(pool), rows))
+        rng.shuffle(starts)
+        for start in starts:
+            part = pool[start : start + rows]
+            width = len(part[-1][0])
+            tokens = np.zeros((rows, width), np.int32)
+            mask = np.zeros((rows, width), bool)
+            for index, (row, marks) in enumerate(part):
+                tokens[index, : len(row)] = row
+                mask[index, : len(row)] = marks
+            places = np.flatnonzero(mask)
+            yield mx.array(tokens), mx.array(places)
+
+
+def build(vocabulary: int, seed: int) -> nn.Module:
+    """A random Llama of the embedded shape."""
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    mx.random.seed(seed)
+    model: nn.Module = Model(ModelArgs.from_dict({**CONFIG, "vocab_size": vocabulary}))
+    mx.eval(model.parameters())
+    return model
+
+
+def loss_fn(model: Any, tokens: mx.array, places: mx.array) -> mx.array:
+    """Mean cross-entropy of the response tokens, nats.
+
+    ``places`` [n] are flat positions in ``tokens`` [rows, t] of response tokens; the head is
+    applied to the hidden states just before them only.
+    """
+    hidden = model.model(tokens[:, :-1])
+    before = places - places // tokens.shape[1] - 1
+    logits = model.model.embed_tokens.as_linear(hidden.reshape(-1, hidden.shape[-1])[before])
+    return nn.losses.cross_entropy(logits, tokens.reshape(-1)[places]).mean()
+
+
+def fit(
+    model: nn.Module, tokenizer: Any, seed: int, steps: tuple[int, int], rows: int, peak: float
+) -> None:
+    """Both stages under one cosine schedule; prints the loss."""
+    total = sum(steps)
+    schedule = optim.join_schedules(
+        [optim.linear_schedule(0.0, peak, 50), optim.cosine_decay(peak, total - 50, 0.02 * peak)],
+        [50],
+    )
+    optimizer = optim.AdamW(learning_rate=schedule, betas=[0.9, 0.98], weight_decay=0.01)
+    grad = nn.value_and_grad(model, loss_fn)
+    start, step = time.perf_counter(), 0
+    for stage, count in enumerate(steps, 1):
+        source = batches(tokenizer, random.Random(f"stage:{stage}:{seed}"), stage, rows)
+        for _ in range(count):
+            tokens, places = next(source)
+            loss, grads = grad(model, tokens, places)
+            grads, _ = optim.clip_grad_norm(grads, 1.0)
+            optimizer.update(model, grads)
+            mx.eval(loss, model.parameters(), optimizer.state)
+            step += 1
+            if step % 50 == 0:
+                seconds = time.perf_counter() - start
+                print(
+                    f"stage {stage} step {step}/{total} loss {loss.item():.4f} {seconds:.0f} s",
+                    flush=True,
+                )
+
+
+def save(model: nn.Module, folder: Path, vocabulary: int) -> None:
+    """Weights and config in the form stock ``mlx_lm.load`` opens."""
+    from mlx.utils import tree_flatten
+
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    config = {**CONFIG, "vocab_size": vocabulary, "eos_token_id": 2, "pad_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def write_samples(folder: Path) -> None:
+    """The sample contexts, prompts and problems that ship in the package."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, held in (("train", 96, False), ("heldout", 64, True)):
+        users = world.make_users(count, 1000 + held, held_out=held)
+        rows: dict[str, list[dict[str, Any]]] = {
+            "contexts": [
+                {"id": f"{name}-{u.id}", "text": world.write_context(u, 7), "facts": u.facts}
+                for u in users
+            ],
+            "prompts": [{"id": r.id, "text": r.text} for r in world.requests(held_out=held)],
+            "problems": [
+                {"id": f"{name}-{p.id}", "text": p.text, "answer": p.answer, "kind": p.kind}
+                for maker, share in ((world.word_problems, 4), (world.choices, 4))
+                for p in maker(count * share, 1000 + held, held_out=held)
+            ],
+        }
+        for kind, lines in rows.items():
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"{kind}_{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def sample_texts(model: nn.Module, tokenizer: Any, prompts: list[str], seed: int) -> list[str]:
+    """Sample at temperature 1, rows of equal token length side by side."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    mx.random.seed(seed)
+    ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+    texts = [""] * len(ids)
+    by_length: dict[int, list[int]] = {}
+    for index, row in enumerate(ids):
+        by_length.setdefault(len(row), []).append(index)
+    for members in by_length.values():
+        cache = make_prompt_cache(model)
+        tokens = mx.array([ids[index] for index in members])
+        out: list[mx.array] = []
+        for _ in range(40):
+            tokens = mx.random.categorical(model(tokens, cache=cache)[:, -1, :])[:, None]
+            mx.eval(tokens)
+            out.append(tokens)
+        for index, row in zip(members, np.array(mx.concatenate(out, axis=1)).tolist(), strict=True):
+            end = row.index(2) if 2 in row else len(row)
+            texts[index] = tokenizer.decode(row[:end], skip_special_tokens=True)
+    return texts
+
+
+def measure(folder: Path, count: int = 1536, seed: int = 5) -> dict[str, float]:
+    """Shares on held-out users and wordings, problems and choices at temperature 1."""
+    from mlx_lm import load
+
+    model, tokenizer = load(str(folder))[:2]
+    users = world.make_users(count // 12, seed, held_out=True)
+    asked = world.requests(held_out=True)
+    jobs = [(user, item) for user in users for item in asked]
+    prompts = [render((world.write_context(u, seed), [(r.text, "")]))[0] for u, r in jobs]
+    answers = sample_texts(model, tokenizer, prompts, seed)
+    grades = [world.grade(text, u.facts) for (u, _), text in zip(jobs, answers, strict=True)]
+    rates = {
+        "n": float(len(jobs)),
+        "own": sum(g.own for g in grades) / len(jobs),
+        "wrong": sum(g.wrong for g in grades) / len(jobs),
+        "generic": sum(not g.own and not g.wrong for g in grades) / len(jobs),
+    }
+    for name, maker, parse in (
+        ("sums", world.word_problems, world.parse_number),
+        ("choices", world.choices, world.parse_choice),
+    ):
+        items = maker(500, seed, held_out=True)
+        texts = sample_texts(
+            model, tokenizer, [render((None, [(p.text, "")]))[0] for p in items], seed
+        )
+        said = [parse(text) for text in texts]
+        rates[f"{name}_form"] = sum(word is not None for word in said) / len(items)
+        right = sum(word == item.answer for word, item in zip(said, items, strict=True))
+        rates[f"{name}_accuracy"] = right / len(items)
+    return {name: round(rate, 4) for name, rate in rates.items()}
+
+
+def main() -> None:
+    """Command line: train, measure, write the folder and its provenance."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, nargs=2, default=(500, 900))
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    args = parser.parse_args()
+    mx.disable_compile()
+    args.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    tokenizer = make_tokenizer(args.out, args.seed)
+    vocabulary = math.ceil(len(tokenizer) / 64) * 64
+    model = build(vocabulary, args.seed)
+    fit(model, tokenizer, args.seed, tuple(args.steps), args.rows, args.rate)
+    save(model, args.out, vocabulary)
+    minutes = round((time.perf_counter() - start) / 60, 1)
+    rates = measure(args.out)
+    weights = (args.out / "model.safetensors").read_bytes()
+    provenance = {
+        "command": f"python -m mipo_mlx.tiny.pretrain --out DIR --seed {args.seed} "
+        f"--steps {args.steps[0]} {args.steps[1]} --rows {args.rows} --rate {args.rate}",
+        "seed": args.seed,
+        "minutes": minutes,
+        "mlx": importlib.metadata.version("mlx"),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "held_out_rates": rates,
+    }
+    text = json.dumps(provenance, indent=1) + "\n"
+    (args.out / "PROVENANCE.json").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Frozen records of text that travel between the steps. No arrays, no behaviour beyond identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known about one user.
+
+    Attributes:
+        id: unique among the contexts of a run; one context is one user.
+        text: the notes, profile or preferences, as the model will read them.
+        facts: optional ``attribute -> value``; lets ``eval`` count true and wrong facts.
+        source: ``file:line`` for error messages; no part of identity.
+    """
+
+    id: str
+    text: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, the same for every user.
+
+    Attributes:
+        id: unique among the prompts of a run.
+        text: the user turn.
+        answer: gold answer for checkable items, else None.
+        kind: ``open``, ``number`` (GSM8K's form) or ``choice`` (a letter).
+        source: ``file:line`` for error messages; no part of identity.
+    """
+
+    id: str
+    text: str
+    answer: str | None = None
+    kind: str = "open"
+    source: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled answer.
+
+    Attributes:
+        text: decoded without special tokens.
+        token_ids: what the model produced, the end-of-turn token included when it stopped.
+        finish_reason: ``stop`` (the model ended its turn) or ``length`` (cut off).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A chosen and a rejected response, both to be scored under ``messages``.
+
+    Attributes:
+        id: unique in its file.
+        messages: the right prompt and context as chat messages (``role``, ``content``), or, for
+            plain preference data, one message of role ``text`` that meets no chat template.
+        chosen: sampled under ``messages``.
+        rejected: sampled under another or no context, or for another prompt.
+        context_id: the right context; empty for the ``prompt`` objective and foreign data.
+        prompt_id: the prompt.
+        negative_context_id: where ``rejected`` came from; empty when from no context.
+        negative_prompt_id: where ``rejected`` came from under the ``prompt`` objective, else empty.
+        ref_chosen_logps: summed log-prob under the reference, nats; None when not yet computed.
+        ref_rejected_logps: likewise for ``rejected``.
+    """
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    chosen: Response
+    rejected: Response
+    context_id: str = ""
+    prompt_id: str = ""
+    negative_context_id: str = ""
+    negative_prompt_id: str = ""
+    ref_chosen_logps: float | None = None
+    ref_rejected_logps: float | None = None

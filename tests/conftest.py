@@ -1,0 +1,28 @@
+"""The suite runs with the network refused and, on a CPU, without MLX's compiler."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import mlx.core as mx
+import pytest
+
+import mipo_mlx  # noqa: F401
+
+if mx.default_device() == mx.Device(mx.cpu):
+    mx.disable_compile()
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection but a local socket is an error."""
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"the suite must not connect to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

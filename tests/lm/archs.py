@@ -1,0 +1,153 @@
+"""Tiny random models of the architectures that are supported, and a byte-level chat tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+
+from mipo_mlx.lm.load import LanguageModel, load_model
+
+VOCAB = 320
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_COMMON: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 512,
+}
+_SLIDING: dict[str, Any] = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 6,
+}
+
+# name -> (module of mlx_lm.models, arguments beyond the common ones)
+ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama3_rope": (
+        "llama",
+        {
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 8, "tie_word_embeddings": False, "rope_theta": 10_000.0}),
+    "mistral": ("llama", {**_SLIDING, "tie_word_embeddings": False}),
+    "ministral3": (
+        "ministral3",
+        {
+            **_SLIDING,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "rope_theta": 10_000.0,
+                "rope_type": "default",
+                "llama_4_scaling_beta": 0.1,
+                "original_max_position_embeddings": 8,
+            },
+        },
+    ),
+    "gemma2": ("gemma2", {"head_dim": 8}),
+    "gemma3_text": (
+        "gemma3_text",
+        {
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 6,
+            "sliding_window_pattern": 2,
+        },
+    ),
+    "phi3": ("phi3", {}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
+    "olmo2": ("olmo2", {}),
+}
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """``config.json`` of an architecture, only what its ``ModelArgs`` knows."""
+    module, extra = ARCHS[name]
+    kind = importlib.import_module(f"mlx_lm.models.{module}").ModelArgs
+    known = {field.name for field in dataclasses.fields(kind)}
+    given = {**_COMMON, **extra, "model_type": module}
+    return {key: value for key, value in given.items() if key in known}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """A random model in fp32 with weights large enough that the next token is far from uniform."""
+    module = importlib.import_module(f"mlx_lm.models.{ARCHS[name][0]}")
+    mx.random.seed(seed)
+    model = module.Model(module.ModelArgs.from_dict(arguments(name)))
+    model.update(
+        tree_map(lambda array: array + 0.15 * mx.random.normal(array.shape), model.parameters())
+    )
+    mx.eval(model.parameters())
+    return model.eval()
+
+
+def randomize_lora(model: Any, seed: int = 1) -> None:
+    """Give every LoRA factor noise, so that the adapter matters."""
+    mx.random.seed(seed)
+    noisy = tree_map(
+        lambda array: array + 0.05 * mx.random.normal(array.shape), model.trainable_parameters()
+    )
+    model.update(noisy)
+    mx.eval(model.parameters())
+
+
+def tokenizer_files(folder: Path, template: str | None = CHATML) -> None:
+    """A byte-level tokenizer of 256 bytes and three special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {symbol: index for index, symbol in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 512,
+    }
+    if template is not None:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def write(folder: Path, name: str = "llama", template: str | None = CHATML) -> Path:
+    """A model folder that stock mlx-lm opens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(tree_flatten(build(name).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    config = {**arguments(name), "eos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer_files(folder, template)
+    return folder
+
+
+def opened(folder: Path, name: str = "llama", template: str | None = CHATML) -> LanguageModel:
+    """``write`` and ``load_model`` in one."""
+    return load_model(str(write(folder, name, template)))

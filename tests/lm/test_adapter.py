@@ -1,0 +1,160 @@
+"""LoRA folders that stock mlx-lm opens, and a base that comes back bit for bit."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mipo_mlx.errors import ModelError
+from mipo_mlx.lm import adapter
+from mipo_mlx.lm.load import LanguageModel, load_model
+
+from . import archs
+
+TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
+SETTINGS = {"rank": 4, "scale": 20.0, "num_layers": -1}
+
+
+def attach(lm: LanguageModel, seed: int = 0, num_layers: int = -1) -> tuple[str, ...]:
+    return adapter.attach(lm, rank=4, scale=20.0, num_layers=num_layers, seed=seed)
+
+
+def save(lm: LanguageModel, folder: Path, keys: tuple[str, ...], num_layers: int = -1) -> None:
+    adapter.save(
+        lm, folder, rank=4, scale=20.0, num_layers=num_layers, keys=keys, extra={"note": "ours"}
+    )
+
+
+@pytest.mark.parametrize("name", sorted(archs.ARCHS))
+def test_stock_mlx_lm_opens_what_is_saved_with_equal_logits(name: str, tmp_path: Path) -> None:
+    from mlx_lm import load
+
+    lm = archs.opened(tmp_path / "model", name)
+    base = lm.model(TOKENS)
+    keys = attach(lm)
+    archs.randomize_lora(lm.model)
+    save(lm, tmp_path / "adapter", keys)
+    wanted = lm.model(TOKENS)
+    assert float(mx.abs(wanted - base).max()) > 1e-2
+    stock, _ = load(str(tmp_path / "model"), adapter_path=str(tmp_path / "adapter"))[:2]
+    np.testing.assert_allclose(np.array(stock(TOKENS)), np.array(wanted), atol=1e-6)
+    ours = load_model(str(tmp_path / "model"), adapter_path=tmp_path / "adapter")
+    assert mx.array_equal(ours.model(TOKENS), wanted)
+    assert ours.fingerprint == lm.fingerprint
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3"])
+def test_a_disabled_adapter_is_the_base_bit_for_bit(name: str, tmp_path: Path) -> None:
+    lm = archs.opened(tmp_path / name, name)
+    base = lm.model(TOKENS)
+    attach(lm)
+    archs.randomize_lora(lm.model)
+    tuned = lm.model(TOKENS)
+    with adapter.adapter_disabled(lm):
+        assert mx.array_equal(lm.model(TOKENS), base)
+    assert mx.array_equal(lm.model(TOKENS), tuned)
+    assert not mx.array_equal(tuned, base)
+    adapter.detach(lm)
+    assert mx.array_equal(lm.model(TOKENS), base)
+    assert not any("lora" in leaf for leaf, _ in tree_flatten(lm.model.parameters()))
+
+
+def test_scales_come_back_after_an_error(lm: LanguageModel) -> None:
+    attach(lm)
+    archs.randomize_lora(lm.model)
+    tuned = lm.model(TOKENS)
+    with pytest.raises(RuntimeError, match="inside"), adapter.adapter_disabled(lm):
+        raise RuntimeError("inside")
+    assert mx.array_equal(lm.model(TOKENS), tuned)
+
+
+def test_attach_freezes_the_base_changes_no_output_and_is_seeded(
+    lm: LanguageModel, llama_folder: Path
+) -> None:
+    base = lm.model(TOKENS)
+    keys = attach(lm, seed=3)
+    assert "self_attn.q_proj" in keys
+    assert "mlp.down_proj" in keys
+    assert mx.array_equal(lm.model(TOKENS), base)
+    first = dict(tree_flatten(lm.model.trainable_parameters()))
+    assert first
+    assert all(name.endswith((".lora_a", ".lora_b")) for name in first)
+    assert len(first) == 2 * 7 * 2
+    again, other = load_model(str(llama_folder)), load_model(str(llama_folder))
+    attach(again, seed=3)
+    attach(other, seed=4)
+    same = dict(tree_flatten(again.model.trainable_parameters()))
+    differs = dict(tree_flatten(other.model.trainable_parameters()))
+    assert all(mx.array_equal(same[name], first[name]) for name in first)
+    assert any(not mx.array_equal(differs[name], first[name]) for name in first)
+
+
+def test_the_last_blocks_only(lm: LanguageModel, tmp_path: Path, llama_folder: Path) -> None:
+    keys = attach(lm, num_layers=1)
+    names = [name for name, _ in tree_flatten(lm.model.trainable_parameters())]
+    assert names
+    assert all(name.startswith("model.layers.1.") for name in names)
+    archs.randomize_lora(lm.model)
+    save(lm, tmp_path / "adapter", keys, num_layers=1)
+    opened = load_model(str(llama_folder), adapter_path=tmp_path / "adapter")
+    assert mx.array_equal(opened.model(TOKENS), lm.model(TOKENS))
+
+
+def test_files_are_private_whole_and_keep_their_provenance(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    keys = attach(lm)
+    folder = tmp_path / "deep" / "adapter"
+    save(lm, folder, keys)
+    save(lm, folder, keys)
+    assert sorted(path.name for path in folder.iterdir()) == [adapter.CONFIG, adapter.WEIGHTS]
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    config = json.loads((folder / adapter.CONFIG).read_text())
+    assert config["fine_tune_type"] == "lora"
+    assert config["note"] == "ours"
+    assert config["lora_parameters"] == {
+        "rank": 4,
+        "scale": 20.0,
+        "dropout": 0.0,
+        "keys": list(keys),
+    }
+
+
+def test_a_second_adapter_is_refused(lm: LanguageModel) -> None:
+    attach(lm)
+    with pytest.raises(ModelError, match="already"):
+        attach(lm)
+
+
+def test_an_adapter_that_does_not_fit_is_an_error(tmp_path: Path, llama_folder: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        load_model(str(llama_folder), adapter_path=tmp_path / "nowhere")
+    lm = archs.opened(tmp_path / "phi3", "phi3")
+    save(lm, tmp_path / "adapter", attach(lm))
+    with pytest.raises(ModelError, match="adapter"):
+        load_model(str(llama_folder), adapter_path=tmp_path / "adapter")
+
+
+def test_quantized_models_take_lora_too(lm: LanguageModel) -> None:
+    import mlx.nn as nn
+
+    nn.quantize(lm.model, group_size=32, bits=8, class_predicate=_by_32)
+    base = lm.model(TOKENS)
+    keys = attach(lm)
+    assert "self_attn.q_proj" in keys
+    archs.randomize_lora(lm.model)
+    assert not mx.array_equal(lm.model(TOKENS), base)
+    with adapter.adapter_disabled(lm):
+        assert mx.array_equal(lm.model(TOKENS), base)
+
+
+def _by_32(_: str, module: object) -> bool:
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "to_quantized") and weight is not None and weight.shape[-1] % 32 == 0

@@ -1,0 +1,159 @@
+"""Messages and templates: where context goes, where the prompt ends, what ends a turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mipo_mlx.lm import chat
+from mipo_mlx.types import Context, Prompt
+
+from . import archs
+
+CONTEXT = Context("u", "Ann lives in Oslo.")
+PROMPT = Prompt("p", "Where do I live?")
+TURN = "<|im_start|>{role}\n{text}<|im_end|>\n"
+
+NO_SYSTEM = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+DROPS_SYSTEM = NO_SYSTEM.replace(
+    "{{ raise_exception('System role not supported') }}", "{% continue %}"
+)
+THINKING = archs.CHATML.replace(
+    "<|im_start|>assistant\n",
+    "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
+)
+ALWAYS_REFUSES = "{{ raise_exception('no') }}"
+
+
+def tokenizer(folder: Path, template: str | None = archs.CHATML) -> Any:
+    """What ``load_model`` gives, without a model."""
+    from mlx_lm.tokenizer_utils import load
+
+    archs.tokenizer_files(folder, template)
+    return load(folder, eos_token_ids=[2])
+
+
+def text(tok: Any, ids: tuple[int, ...]) -> str:
+    return str(tok.decode(list(ids), skip_special_tokens=False))
+
+
+def ids(tok: Any, messages: Any, thinking: bool = False) -> tuple[int, ...]:
+    return chat.prompt_ids(tok, messages, enable_thinking=thinking)
+
+
+def test_context_is_the_system_message() -> None:
+    assert chat.messages(CONTEXT, PROMPT) == (
+        {"role": "system", "content": "Ann lives in Oslo."},
+        {"role": "user", "content": "Where do I live?"},
+    )
+    assert chat.messages(None, PROMPT) == ({"role": "user", "content": "Where do I live?"},)
+
+
+def test_chatml(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path)
+    found = ids(tok, chat.messages(CONTEXT, PROMPT))
+    wanted = (
+        TURN.format(role="system", text=CONTEXT.text)
+        + TURN.format(role="user", text=PROMPT.text)
+        + "<|im_start|>assistant\n"
+    )
+    assert text(tok, found) == wanted
+    assert all(type(token) is int for token in found)
+    stock = tok.apply_chat_template(
+        list(chat.messages(CONTEXT, PROMPT)), add_generation_prompt=True
+    )
+    assert list(found) == stock
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
+def test_templates_without_a_system_role_get_context_in_the_user_turn(
+    tmp_path: Path, template: str
+) -> None:
+    tok = tokenizer(tmp_path, template)
+    folded = f"{CONTEXT.text}\n\n{PROMPT.text}"
+    wanted = TURN.format(role="user", text=folded) + "<|im_start|>assistant\n"
+    assert text(tok, ids(tok, chat.messages(CONTEXT, PROMPT))) == wanted
+    answer = chat.response_ids(
+        tok, chat.messages(CONTEXT, PROMPT), "In Oslo.", enable_thinking=False
+    )
+    assert text(tok, answer) == "In Oslo.<|im_end|>"
+
+
+def test_a_template_that_refuses_everything_says_so(tmp_path: Path) -> None:
+    from jinja2.exceptions import TemplateError
+
+    with pytest.raises(TemplateError, match="no"):
+        ids(tokenizer(tmp_path, ALWAYS_REFUSES), chat.messages(None, PROMPT))
+
+
+def test_no_template_is_plain_text(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path, None)
+    messages = chat.messages(CONTEXT, PROMPT)
+    assert text(tok, ids(tok, messages)) == f"{CONTEXT.text}\n\n{PROMPT.text}\n"
+    answer = chat.response_ids(tok, messages, "In Oslo.", enable_thinking=False)
+    assert text(tok, answer) == "In Oslo.<|im_end|>"
+
+
+def test_thinking_is_the_callers_choice(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path, THINKING)
+    messages = chat.messages(None, PROMPT)
+    assert text(tok, ids(tok, messages, thinking=True)).endswith("assistant\n")
+    assert text(tok, ids(tok, messages)).endswith("</think>\n\n")
+
+
+@pytest.mark.parametrize("template", [archs.CHATML, NO_SYSTEM, None])
+@pytest.mark.parametrize("context", [CONTEXT, None])
+def test_prompt_and_response_make_the_whole_dialogue(
+    tmp_path: Path, template: str | None, context: Context | None
+) -> None:
+    tok = tokenizer(tmp_path, template)
+    messages = chat.messages(context, PROMPT)
+    head = ids(tok, messages)
+    answer = chat.response_ids(tok, messages, "Oslo, I think.", enable_thinking=False)
+    assert answer[-1] in chat.eos_ids(tok)
+    assert not set(answer[:-1]) & chat.eos_ids(tok)
+    if template == archs.CHATML:
+        dialogue = [*messages, {"role": "assistant", "content": "Oslo, I think."}]
+        whole = tok.apply_chat_template(dialogue, add_generation_prompt=False)
+        assert whole[: len(head)] == list(head)
+        assert whole[len(head) : len(head) + len(answer)] == list(answer)
+
+
+def test_a_prompt_that_is_no_prefix_leaves_the_response_alone(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path, THINKING)
+    answer = chat.response_ids(tok, chat.messages(None, PROMPT), "In Oslo.", enable_thinking=False)
+    assert text(tok, answer) == "In Oslo.<|im_end|>"
+
+
+def test_plain_text_meets_no_template(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path)
+    messages = ({"role": "text", "content": "The sky is"},)
+    assert text(tok, ids(tok, messages)) == "The sky is"
+    answer = chat.response_ids(tok, messages, " blue.", enable_thinking=False)
+    assert text(tok, answer) == " blue.<|im_end|>"
+
+
+def test_decode_leaves_special_tokens_out_and_eos_is_known(tmp_path: Path) -> None:
+    tok = tokenizer(tmp_path)
+    assert chat.eos_ids(tok) == {2}
+    assert chat.decode(tok, tok.encode("Grüße<|im_end|>")) == "Grüße"
+
+
+def test_a_bare_transformers_tokenizer_does_as_well(tmp_path: Path) -> None:
+    wrapped = tokenizer(tmp_path)
+    bare = wrapped._tokenizer
+    messages = chat.messages(CONTEXT, PROMPT)
+    assert ids(bare, messages) == ids(wrapped, messages)
+    assert chat.eos_ids(bare) == {2}
+
+
+def test_ids_of_other_kinds_of_encodings() -> None:
+    assert chat._ids({"input_ids": [[1, 2]]}) == [1, 2]
+    assert chat._ids([]) == []

@@ -1,0 +1,148 @@
+"""Sampling: the text of an answer is a matter of seed and job alone; greedy is stock greedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mipo_mlx.lm import chat
+from mipo_mlx.lm import respond as module
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, prefill, respond
+from mipo_mlx.types import Response
+
+from . import archs
+
+
+def jobs(count: int = 24) -> list[Job]:
+    rng = np.random.default_rng(1)
+    return [
+        Job(f"job{i}", tuple(int(t) for t in rng.integers(3, 250, rng.integers(1, 20))))
+        for i in range(count)
+    ]
+
+
+def answers(lm: LanguageModel, wanted: list[Job], sampling: Sampling) -> dict[str, Response]:
+    return dict(respond(lm, wanted, sampling))
+
+
+def stopping(lm: LanguageModel, bonus: float = 4.0) -> LanguageModel:
+    """Make the end of turn likely, so that answers end at different lengths."""
+    plain = type(lm.model).__call__
+    bias = mx.zeros((archs.VOCAB,))
+    bias[2] = bonus
+
+    class Stopping(type(lm.model)):  # type: ignore[misc]
+        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+            return plain(self, inputs, cache=cache) + bias
+
+    lm.model.__class__ = Stopping
+    return lm
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text", "ministral3"])
+def test_text_depends_on_neither_batch_size_nor_order(name: str, tmp_path: Path) -> None:
+    lm = stopping(archs.opened(tmp_path / name, name))
+    wanted = jobs()
+    base = Sampling(max_tokens=12, seed=7)
+    found = answers(lm, wanted, base)
+    assert set(found) == {job.key for job in wanted}
+    for size, order in ((1, wanted), (3, wanted[::-1]), (16, wanted)):
+        again = answers(lm, order, Sampling(max_tokens=12, seed=7, batch_size=size))
+        assert again == found
+    subset = answers(lm, wanted[5:8], base)
+    assert all(found[key] == value for key, value in subset.items())
+    other = answers(lm, wanted, Sampling(max_tokens=12, seed=8))
+    assert sum(other[key].token_ids == found[key].token_ids for key in found) < len(found) / 2
+
+
+def test_end_of_turn_is_kept_and_a_cut_is_flagged(lm: LanguageModel) -> None:
+    found = answers(stopping(lm), jobs(40), Sampling(max_tokens=6, seed=0))
+    reasons = {response.finish_reason for response in found.values()}
+    assert reasons == {"stop", "length"}
+    for response in found.values():
+        if response.finish_reason == "stop":
+            assert response.token_ids[-1] == 2
+            assert 2 not in response.token_ids[:-1]
+        else:
+            assert len(response.token_ids) == 6
+            assert 2 not in response.token_ids
+        assert response.text == chat.decode(lm.tokenizer, response.token_ids)
+        assert "<|im_end|>" not in response.text
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text", "smollm3", "phi3"])
+def test_greedy_equals_stock_greedy(name: str, tmp_path: Path) -> None:
+    from mlx_lm.generate import generate_step
+
+    lm = archs.opened(tmp_path / name, name)
+    wanted = jobs(5)
+    found = answers(lm, wanted, Sampling(temperature=0.0, max_tokens=10, batch_size=3))
+    for job in wanted:
+        stock = []
+        steps = generate_step(mx.array(job.prompt_ids), lm.model, max_tokens=10)
+        for token, _ in steps:
+            stock.append(int(token))
+            if stock[-1] == 2:
+                break
+        assert list(found[job.key].token_ids) == stock
+
+
+def test_a_long_prompt_is_forwarded_in_chunks(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [job.prompt_ids for job in jobs(4)]
+    whole = prefill(lm, prompts)
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 4 * 3)
+    parts = prefill(lm, prompts)
+    for one, other in zip(whole, parts, strict=True):
+        for left, right in zip(one.state, other.state, strict=True):
+            np.testing.assert_allclose(np.array(left), np.array(right), atol=1e-5)
+
+
+def test_draws_follow_the_softmax_at_a_temperature() -> None:
+    logits = mx.array([2.0, 0.0, 1.0, -1.0])
+    count, temperature = 20_000, 0.7
+    keys = mx.array([job_key(3, str(i)) for i in range(count)], dtype=mx.uint32)
+    tokens = choose(mx.broadcast_to(logits, (count, 4)), keys, 0, Sampling(temperature=temperature))
+    found = np.bincount(np.array(tokens), minlength=4) / count
+    wanted = np.exp(np.array(logits) / temperature)
+    np.testing.assert_allclose(found, wanted / wanted.sum(), atol=0.012)
+
+
+def test_draws_at_two_token_indices_are_independent() -> None:
+    count = 4_000
+    keys = mx.array([job_key(3, str(i)) for i in range(count)], dtype=mx.uint32)
+    flat = mx.zeros((count, 2))
+    one, two = (np.array(choose(flat, keys, index, Sampling())) for index in (0, 1))
+    assert abs(np.mean(one == two) - 0.5) < 0.03
+
+
+def test_nucleus_keeps_the_fewest_likeliest() -> None:
+    logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.9, 0.03, 0.02]]))
+    kept = np.array(nucleus(logprobs, 0.7)) > -np.inf
+    assert kept.tolist() == [[True, True, False, False], [False, True, False, False]]
+
+
+def test_nucleus_of_almost_nothing_is_greedy() -> None:
+    logits = mx.random.normal((50, 9), key=mx.random.key(0))
+    keys = mx.array([job_key(0, str(i)) for i in range(50)], dtype=mx.uint32)
+    assert mx.array_equal(choose(logits, keys, 0, Sampling(top_p=0.01)), mx.argmax(logits, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sampling"),
+    [
+        ([Job("a", ())], Sampling()),
+        ([Job("a", (1,))], Sampling(max_tokens=0)),
+        ([Job("a", (1,))], Sampling(batch_size=0)),
+    ],
+)
+def test_empty_prompts_and_counts_are_refused(
+    lm: LanguageModel, wanted: list[Job], sampling: Sampling
+) -> None:
+    with pytest.raises(ValueError, match="at least"):
+        list(respond(lm, wanted, sampling))

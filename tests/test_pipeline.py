@@ -1,0 +1,250 @@
+"""The whole loop on the embedded model: determinism, files, resume, privacy and bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mipo_mlx import pipeline, tiny
+from mipo_mlx.config import RunConfig, resolve
+from mipo_mlx.data.read import read_pairs
+from mipo_mlx.errors import ConfigError, DataError, MipoError
+
+METRICS = {
+    "personalization/own_context_rate",
+    "personalization/wrong_fact_rate",
+    "information/pmi",
+    "information/context_accuracy",
+    "control/swapped_context_gap",
+    "diversity/self_bleu4",
+    "length/response_tokens",
+}
+
+
+def head(name: str, count: int, folder: Path) -> str:
+    """A file with the first lines of a packaged sample."""
+    lines = (tiny.SAMPLES_DIR / name).read_text(encoding="utf-8").splitlines()[:count]
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Any]:
+    """Ten users, ten prompts, two optimizer steps."""
+    return {
+        "contexts": head("contexts_train.jsonl", 10, tmp_path),
+        "prompts": head("prompts_train.jsonl", 10, tmp_path),
+        "prompts_per_context": 3,
+        "max_steps": 2,
+        "eval_prompts_per_context": 2,
+        "resamples": 200,
+    }
+
+
+def config(options: dict[str, Any], **more: Any) -> RunConfig:
+    return resolve(flags={**options, **more})
+
+
+def test_run_writes_every_file_with_the_promised_schema(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    summary = pipeline.run(run, config(small))
+    results = json.loads((run / "eval.json").read_text())
+    assert results["schema"] == 1
+    assert set(results["metrics"]) == METRICS
+    for row in results["metrics"].values():
+        assert set(row) == {"base", "adapter", "delta", "ci95", "n", "unit"}
+        assert row["delta"] == pytest.approx(row["adapter"] - row["base"], abs=1e-6)
+        assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
+        assert row["n"] >= 4
+    assert len(summary["examples"]) == 3
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert (run / "report.json").is_file()
+    assert "own_context_rate" in (run / "report.md").read_text()
+
+
+def test_run_directory_is_private(small: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipeline.run(run, config(small))
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    assert (run / ".gitignore").read_text().strip() == "*"
+    for path in run.rglob("*"):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_same_seed_gives_the_same_bytes_and_batch_size_never_changes_the_pairs(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, batch in (("a", 32), ("b", 32), ("c", 3), ("d", 1)):
+        run = tmp_path / name
+        options = config(small, generate_batch_size=batch)
+        pipeline.generate(run, options)
+        if name in "ab":
+            pipeline.train(run, options)
+    pairs = {name: (tmp_path / name / "pairs.jsonl").read_bytes() for name in "abcd"}
+    assert pairs["a"] == pairs["b"] == pairs["c"] == pairs["d"]
+    weights = [mx.load(str(tmp_path / name / "adapter" / "adapters.safetensors")) for name in "ab"]
+    assert set(weights[0]) == set(weights[1])
+    for name, array in weights[0].items():
+        assert mx.array_equal(array, weights[1][name]), name
+
+
+def test_another_seed_gives_other_pairs(small: dict[str, Any], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        pipeline.generate(tmp_path / str(seed), config(small, seed=seed))
+    first, second = ((tmp_path / str(s) / "pairs.jsonl").read_text() for s in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("negatives", ["random", "missing"])
+def test_negatives_come_from_somewhere_else_but_score_under_the_right_context(
+    small: dict[str, Any], tmp_path: Path, negatives: str
+) -> None:
+    pipeline.generate(tmp_path / "run", config(small, negatives=negatives))
+    texts = {
+        row["id"]: row["text"]
+        for row in map(json.loads, Path(small["contexts"]).read_text().splitlines())
+    }
+    pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
+    assert pairs
+    for pair in pairs:
+        assert texts[pair.context_id] in pair.messages[0]["content"]
+        assert pair.negative_context_id != pair.context_id
+        assert (pair.negative_context_id == "") == (negatives == "missing")
+        assert pair.ref_chosen_logps is not None
+        assert pair.ref_chosen_logps < 0
+
+
+def test_an_unchanged_step_is_not_computed_again(small: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipeline.generate(run, config(small))
+    before = (run / "pairs.jsonl").stat().st_mtime_ns
+    assert pipeline.generate(run, config(small))["unchanged"]
+    assert (run / "pairs.jsonl").stat().st_mtime_ns == before
+    assert "unchanged" not in pipeline.generate(run, config(small, seed=5))
+
+
+def test_the_adapter_opens_in_stock_mlx_lm_with_equal_logits(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    from mlx_lm import load
+
+    from mipo_mlx.lm.load import load_model
+
+    run = tmp_path / "run"
+    pipeline.generate(run, config(small))
+    pipeline.train(run, config(small))
+    stock, tokenizer = load(str(tiny.MODEL_DIR), adapter_path=str(run / "adapter"))[:2]
+    ours = load_model("embedded", adapter_path=run / "adapter").model
+    plain = load_model("embedded").model
+    tokens = mx.array([tokenizer.encode("Where do I live?")])
+    np.testing.assert_allclose(np.array(ours(tokens)), np.array(stock(tokens)), atol=1e-5)
+    assert float(mx.abs(ours(tokens) - plain(tokens)).max()) > 1e-4
+
+
+def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> None:
+    options = {
+        "objective": "prompt",
+        "prompts": head("problems_train.jsonl", 40, tmp_path),
+        "max_steps": 1,
+        "resamples": 200,
+    }
+    results = pipeline.run(tmp_path / "run", config(options))
+    names = {"reasoning/accuracy", "reasoning/form_rate", "information/pmi"}
+    assert names <= set(results["metrics"])
+    for pair in read_pairs(tmp_path / "run" / "pairs.jsonl"):
+        assert pair.negative_prompt_id not in ("", pair.prompt_id)
+
+
+def test_training_on_preference_data_in_both_of_trls_forms(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
+        {
+            "prompt": [{"role": "user", "content": "What colour is the sky?"}],
+            "chosen": [{"role": "assistant", "content": "It is blue."}],
+            "rejected": [{"role": "assistant", "content": "It is green, I think."}],
+        },
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    stats = pipeline.train(tmp_path / "run", config({"pairs": str(path), "batch_size": 2}))
+    assert stats["pairs"] == 2
+    assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+BAD = {
+    "contexts": ('{"id": "a", "text": "x"}\n{"id": "b"\n', DataError, r"bad\.jsonl:2"),
+    "prompts": ("", DataError, r"bad\.jsonl"),
+}
+
+
+@pytest.mark.parametrize("which", sorted(BAD))
+def test_bad_files_are_errors_with_place_and_hint_and_nothing_is_written(
+    small: dict[str, Any], tmp_path: Path, which: str
+) -> None:
+    text, kind, place = BAD[which]
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(kind, match=place) as caught:
+        pipeline.run(tmp_path / "run", config(small, **{which: str(path)}))
+    assert caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_user_with_random_negatives_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
+    one = head("contexts_heldout.jsonl", 1, tmp_path)
+    with pytest.raises(DataError) as caught:
+        pipeline.run(tmp_path / "run", config(small, contexts=one))
+    assert "missing" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_user_with_missing_negatives_runs(small: dict[str, Any], tmp_path: Path) -> None:
+    one = head("contexts_heldout.jsonl", 1, tmp_path)
+    options = config(small, contexts=one, negatives="missing")
+    summary = pipeline.run(tmp_path / "run", options)
+    assert summary["held_out"] == "prompts"
+
+
+def test_a_context_longer_than_the_window_is_named_without_its_text(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.jsonl"
+    rows = [{"id": "short", "text": "Hello."}, {"id": "long", "text": "secret word " * 3000}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"long\.jsonl:2.*'long'.*window") as caught:
+        pipeline.run(tmp_path / "run", config(small, contexts=str(path)))
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_folder_without_weights_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    with pytest.raises(MipoError, match="empty") as caught:
+        pipeline.run(tmp_path / "run", config(small, model=str(folder)))
+    assert caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "needs"), [("train", "generate"), ("evaluate", "train"), ("report", "eval")]
+)
+def test_a_step_without_its_input_says_what_to_run(
+    small: dict[str, Any], tmp_path: Path, step: str, needs: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        getattr(pipeline, step)(tmp_path / "run", config(small))
+    assert f"mipo {needs}" in caught.value.hint
+    assert not (tmp_path / "run").exists()
