@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-.PHONY: demo test check wheel-test
+.PHONY: demo test check wheel-test docs
 
 demo: $(VENV)/.installed
 	$(BIN)/mipo run
@@ -14,6 +14,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mipo_cli.reference > docs/cli.md
 
 wheel-test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/test_wheel.py

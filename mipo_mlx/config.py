@@ -89,7 +89,7 @@ class TrainConfig:
     learning_rate: float = option(1e-5, "Peak learning rate of AdamW.", low=0.0, high=1.0)
     epochs: int = option(1, "Passes over the pairs.", low=1, high=1000)
     max_steps: int = option(
-        0, "Stop after this many optimizer steps; 0 is no limit.", low=0, high=10**9
+        0, "Stop after this many optimizer steps; 0 is no limit.", low=0, high=1_000_000_000
     )
     batch_size: int = option(4, "Pairs an optimizer step.", low=1, high=4096)
     warmup: float = option(0.03, "Share of steps with a rising rate.", low=0.0, high=1.0)
@@ -209,7 +209,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         for name, item in items:
             where = f"{path}:{_line_of(text, name)}"
             try:
-                flat[_known(name, where)] = _checked(name, item, where)
+                known = _known(name, where)
+                flat[known] = _checked(known, item, where)
             except ConfigError as error:
                 faults.append(error)
     if faults:
@@ -233,11 +234,12 @@ def parse_set(assignment: str) -> tuple[str, Any]:
     name = name.strip().rpartition(".")[2].replace("-", "_")
     if not equals:
         raise ConfigError(f"--set {assignment}: no '='.", "write --set key=value")
-    kind = options()[_known(name, "--set")][2]
+    _, item, kind = options()[_known(name, "--set")]
     try:
         value: Any = text if kind is str else json.loads(text.strip())
     except json.JSONDecodeError as error:
-        raise ConfigError(f"--set {name}: must be {kind.__name__}, not {text!r}.") from error
+        message = f"--set {name}: must be {kind.__name__}, not {text!r}."
+        raise ConfigError(message, item.metadata["help"]) from error
     return name, _checked(name, value, "--set")
 
 

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,10 @@ from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import Inputs, read_inputs
 from mipo_mlx.lm import adapter, chat
 from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.store import RunStore
+from mipo_mlx.store import RunStore, file_hash
 from mipo_mlx.train import TrainingRow
 from mipo_mlx.train import train as train_steps
+from mipo_mlx.types import PreferencePair
 
 Summary = dict[str, Any]
 
@@ -78,8 +78,9 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "seed": config.data.seed,
         **settings,
     }
-    if (run / "manifest.json").is_file() and RunStore(run).is_fresh("generate", key):
-        return {"unchanged": True, **_recorded(run, "generate")}
+    store = RunStore(run)
+    if store.is_fresh("generate", key):
+        return {"unchanged": True, **_recorded(store, "generate")}
     stats: Summary = {}
     with _measured(stats):
         made = make_pairs(
@@ -98,17 +99,40 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         response_tokens=made.tokens,
         lengths=length_summary(made.pairs),
     )
-    store = RunStore(run)
     store.write_text("config.toml", to_toml(config))
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)
     return stats
 
 
-def _recorded(run: Path, step: str) -> Summary:
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    stats: Summary = manifest["steps"][step].get("stats", {})
+def _recorded(store: RunStore, step: str) -> Summary:
+    stats: Summary = store.manifest()["steps"][step]["stats"]
     return stats
+
+
+def _made_here(lm: LanguageModel, run: Path, config: RunConfig) -> bool:
+    """Whether the pairs to train on were sampled from this very model, so that their ids hold.
+
+    Raises:
+        ConfigError: the run's pairs are another model's.
+    """
+    maker = RunStore(run).manifest()["steps"].get("generate", {}).get("inputs", {}).get("model")
+    if config.train.pairs or maker is None:
+        return False
+    if maker != lm.fingerprint:
+        raise ConfigError(
+            f"{run / 'pairs.jsonl'}: these pairs were sampled from another model than {lm.name}.",
+            f"run 'mipo generate {run} --model {lm.name}' again, or give the file to --pairs",
+        )
+    return True
+
+
+def _text_only(pair: PreferencePair) -> PreferencePair:
+    """Token ids and log-probs of unknown origin may be another model's: they are made anew."""
+    chosen, rejected = (replace(side, token_ids=()) for side in (pair.chosen, pair.rejected))
+    return replace(
+        pair, chosen=chosen, rejected=rejected, ref_chosen_logps=None, ref_rejected_logps=None
+    )
 
 
 def _training_rows(
@@ -121,8 +145,9 @@ def _training_rows(
         )
     pairs = read_pairs(path)
     thinking = config.generate.enable_thinking
-    # Reference log-probs in a file of unknown origin may be another model's.
-    if config.train.pairs or any(pair.ref_chosen_logps is None for pair in pairs):
+    if not _made_here(lm, run, config):
+        pairs = [_text_only(pair) for pair in pairs]
+    if any(pair.ref_chosen_logps is None for pair in pairs):
         pairs = with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
     rows = []
     for pair in pairs:
@@ -137,11 +162,7 @@ def _training_rows(
             )
         reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
         rows.append(TrainingRow(EncodedPair(pair.id, tuple(prompt), sides), reference))
-    return rows, _file_digest(path)
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return rows, file_hash(path)
 
 
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
@@ -153,7 +174,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summa
     key = {"model": lm.fingerprint, "pairs": digest, "seed": config.data.seed, **settings}
     store = RunStore(run)
     if store.is_fresh("train", key):
-        return {"unchanged": True, **_recorded(run, "train")}
+        return {"unchanged": True, **_recorded(store, "train")}
     keys = adapter.attach(
         lm,
         rank=config.train.lora_rank,
@@ -196,6 +217,31 @@ def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
     return evaluation.context_groups(users, inputs.held_prompts, config.eval)
 
 
+def _check_adapter(lm: LanguageModel, folder: Path) -> None:
+    maker = json.loads((folder / adapter.CONFIG).read_text(encoding="utf-8")).get("fingerprint")
+    if maker not in (None, lm.fingerprint):
+        raise ConfigError(
+            f"{folder}: this adapter was trained on another model than {lm.name}.",
+            "give eval the --model of training",
+        )
+
+
+def _check_held_out(run: Path, inputs: Inputs) -> None:
+    """What is called held out must not stand in the run's pairs."""
+    path = run / "pairs.jsonl"
+    if not path.is_file():
+        return
+    trained = {message["content"] for pair in read_pairs(path) for message in pair.messages}
+    for kind, held in (("users", inputs.held_contexts), ("prompts", inputs.held_prompts)):
+        seen = [item for item in held if item.text in trained]
+        if kind in inputs.held_out and seen:
+            raise ConfigError(
+                f"{len(seen)} of {len(held)} held-out {kind} were trained on, {seen[0].id!r} "
+                "among them.",
+                f"give eval the data options that {path} was made with",
+            )
+
+
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on held-out users and prompts; writes ``eval.json``."""
     folder = run / "adapter"
@@ -204,10 +250,12 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         raise ConfigError(f"{folder}: no adapter to evaluate.", f"run 'mipo train {run}' first")
     inputs = read_inputs(config.data)
     groups = _groups(inputs, config)
+    _check_held_out(run, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    _check_adapter(lm, folder)
     key = {
         "model": lm.fingerprint,
-        "adapter": _file_digest(weights),
+        "adapter": file_hash(weights),
         "data": inputs.digest,
         "seed": config.data.seed,
         "generate": asdict(config.generate),
@@ -255,12 +303,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
         raise ConfigError(f"{path}: nothing to report.", f"run 'mipo eval {run}' first")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        steps = {
-            name: step.get("stats", {})
-            for name, step in json.loads((run / "manifest.json").read_text(encoding="utf-8"))[
-                "steps"
-            ].items()
-        }
+        steps = {name: step["stats"] for name, step in RunStore(run).manifest()["steps"].items()}
         summary = reporting.summarise(results, steps)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise MipoError(

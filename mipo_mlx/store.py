@@ -31,27 +31,40 @@ def new_run_path(root: Path) -> Path:
 
 
 class RunStore:
-    """A run directory, created with mode 0700 and a ``.gitignore`` that ignores all of it.
+    """A run directory: mode 0700, with a ``.gitignore`` that ignores all of it.
 
-    Raises:
-        MipoError: the directory cannot be made, or a file cannot be written; what stood before
-            still stands.
+    Nothing is made before the first write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            MipoError: it cannot be made.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise MipoError(
-                f"{path}: cannot be used as a run directory ({error.strerror}).",
+                f"{self.path}: cannot be used as a run directory ({error.strerror}).",
                 "give a directory that you may write to",
             ) from error
         if not (self.path / ".gitignore").exists():
-            self.write_text(".gitignore", "*\n")
+            self._replace(".gitignore", "*\n")
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file whole or not at all, mode 0600."""
+        """Write a file whole or not at all, mode 0600.
+
+        Raises:
+            MipoError: it cannot be written; what stood before still stands.
+        """
+        self.prepare()
+        return self._replace(name, text)
+
+    def _replace(self, name: str, text: str) -> Path:
         target = self.path / name
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -79,12 +92,20 @@ class RunStore:
         return self.write_text(name, lines)
 
     def manifest(self) -> dict[str, Any]:
-        """The record of all steps; empty when there is none or it cannot be read."""
+        """The record of all steps; steps that cannot be read count as not done."""
         try:
             found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {"steps": {}}
-        return found if isinstance(found, dict) and "steps" in found else {"steps": {}}
+            steps = dict(found["steps"])
+        except (OSError, ValueError, TypeError, KeyError):
+            steps = {}
+        whole = {"inputs", "outputs", "stats"}
+        return {
+            "steps": {
+                name: step
+                for name, step in steps.items()
+                if isinstance(step, dict) and whole <= set(step)
+            }
+        }
 
     def is_fresh(self, step: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a step was done with these inputs and its outputs stand unchanged."""

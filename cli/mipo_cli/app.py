@@ -23,11 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("run")(run.command)
-app.command("generate")(generate.command)
-app.command("train")(train.command)
-app.command("eval")(evaluate.command)
-app.command("report")(report.command)
+COMMANDS = {
+    "run": run.command,
+    "generate": generate.command,
+    "train": train.command,
+    "eval": evaluate.command,
+    "report": report.command,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _version(value: bool) -> None:
@@ -54,12 +58,16 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:
+            sys.stderr.write("stopped; finished steps are kept, the same command goes on\n")
+        raise
     except Exception as error:
         if os.environ.get("MIPO_DEBUG") == "1":
             raise
+        if isinstance(error, OSError) and error.strerror:
+            sys.stderr.write(f"error: {error.filename or 'system'}: {error.strerror}\n")
+            sys.exit(1)
         sys.stderr.write(
             f"internal error: {type(error).__name__}; MIPO_DEBUG=1 shows the traceback\n"
         )

@@ -21,24 +21,39 @@ Sets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-def _help(item: Any) -> str:
+def allowed(item: Any) -> str:
+    """Choices or range of an option, or nothing."""
     meta = item.metadata
-    text = str(meta["help"])
+    if meta["choices"]:
+        return "|".join(meta["choices"])
+    bounds = (meta["low"], meta["high"])
+    if None in bounds:
+        return ""
+    return " to ".join(str(b) if isinstance(b, int) else f"{b:g}" for b in bounds)
+
+
+def default(item: Any) -> str:
+    """Default of an option, with the embedded model's own; nothing where it is empty."""
     preset = configuration.EMBEDDED_PRESET.get(item.name)
-    default = "" if item.default == "" else f" [default: {item.default}"
-    if default and preset is not None:
-        default += f"; embedded model: {preset}"
-    allowed = f" [{'|'.join(meta['choices'])}]" if meta["choices"] else ""
-    if meta["low"] is not None:
-        allowed = f" [{meta['low']:g} to {meta['high']:g}]"
-    return text + allowed + (f"{default}]" if default else "")
+    text = "" if item.default == "" else str(item.default)
+    return text if preset is None else f"{text}; embedded model: {preset}"
+
+
+def _help(item: Any) -> str:
+    parts = [str(item.metadata["help"])]
+    parts += [f"[{allowed(item)}]"] if allowed(item) else []
+    parts += [f"[default: {default(item)}]"] if default(item) else []
+    return " ".join(parts)
+
+
+def flag(name: str, kind: type[Any]) -> str:
+    """Command-line spelling of an option."""
+    dashed = name.replace("_", "-")
+    return f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
 
 
 def _parameter(name: str, item: Any, kind: type[Any]) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    if kind is bool:
-        flag += f"/--no-{name.replace('_', '-')}"
-    option = typer.Option(flag, help=_help(item), show_default=False)
+    option = typer.Option(flag(name, kind), help=_help(item), show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -62,6 +77,7 @@ def with_options(*sections: str) -> Callable[[Callable[..., None]], Callable[...
 
         wrapped.__doc__ = command.__doc__
         wrapped.__name__ = command.__name__
+        wrapped.sections = sections  # type: ignore[attr-defined]
         extra = [_parameter(name, table[name][1], table[name][2]) for name in names]
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in kept] + extra
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

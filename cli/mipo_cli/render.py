@@ -49,6 +49,7 @@ class Bars:
         rate = f"{done / seconds:.1f}/s" if seconds > 0.2 else ""
         if self.console.is_terminal and seconds > QUIET_SECONDS:
             if name not in self.tasks:
+                self.progress.start()
                 self.tasks[name] = self.progress.add_task(name, total=total, rate=rate)
             text = f"{name} {note}".strip()
             self.progress.update(self.tasks[name], completed=done, rate=rate, description=text)
@@ -62,8 +63,11 @@ class Bars:
 def progress() -> Iterator[Bars]:
     """Progress bars on stderr for the length of the block."""
     bars = Bars(Console(stderr=True))
-    with bars.progress:
+    try:
         yield bars
+    finally:
+        if bars.tasks:
+            bars.progress.stop()
 
 
 def show_json(summary: Mapping[str, Any]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
-
-from mipo_mlx.types import Context, Prompt
 
 T = TypeVar("T")
 
@@ -25,12 +23,3 @@ def split(items: Mapping[str, T], share: float, seed: int) -> tuple[list[T], lis
     train = [item for name, item in items.items() if name not in chosen]
     held = [item for name, item in items.items() if name in chosen]
     return train, held
-
-
-def overlap(
-    one: Sequence[Context] | Sequence[Prompt], other: Sequence[Context] | Sequence[Prompt]
-) -> dict[str, int]:
-    """How many ids and how many texts (space and case aside) two sides share."""
-    ids = {item.id for item in one} & {item.id for item in other}
-    texts = [{" ".join(item.text.split()).casefold() for item in side} for side in (one, other)]
-    return {"ids": len(ids), "texts": len(texts[0] & texts[1])}

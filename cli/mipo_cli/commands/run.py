@@ -15,7 +15,8 @@ from mipo_cli.render import progress, show_json, show_report
 def command(
     flags: dict[str, Any],
     run: Annotated[
-        Path | None, typer.Argument(help="Run directory; default: a fresh one under runs/.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="Run directory; default: a fresh one under runs/."),
     ] = None,
     config: ConfigFile = None,
     sets: Sets = None,

@@ -13,7 +13,7 @@ from mipo_cli.render import progress, show_json, show_stats
 
 @with_options("data", "generate", "train")
 def command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     flags: dict[str, Any],
     config: ConfigFile = None,
     sets: Sets = None,

@@ -1,0 +1,60 @@
+"""The reference of all commands and options: ``python -m mipo_cli.reference > docs/cli.md``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+
+from mipo_cli.app import COMMANDS
+from mipo_cli.options import allowed, default, flag
+from mipo_mlx.config import SECTIONS, options
+
+
+def _rows(section: str) -> Iterator[str]:
+    for name, (owner, item, kind) in options().items():
+        if owner == section:
+            cells = (
+                f"`{flag(name, kind)}`",
+                kind.__name__,
+                allowed(item).replace("|", ", "),
+                default(item),
+                item.metadata["help"],
+            )
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _usage(name: str) -> str:
+    run = inspect.signature(COMMANDS[name]).parameters["run"]
+    return f"mipo {name} RUN" if run.default is inspect.Parameter.empty else f"mipo {name} [RUN]"
+
+
+def markdown() -> str:
+    """The page as it stands in ``docs/cli.md``."""
+    lines = [
+        "# Command line",
+        "",
+        "Made from the declarations in `mipo_mlx/config.py`; a test keeps the two equal.",
+        "",
+        "RUN is a directory. Defaults < what the run was last given < `-c FILE` (TOML) < "
+        "`--set KEY=VALUE` < flags.",
+        "`--json` prints one JSON object on stdout and all else on stderr. Exit status: 0 done, "
+        "1 an error told with a hint, 2 wrong usage, 130 interrupted.",
+        "",
+        "| command | what it does | options |",
+        "|---|---|---|",
+    ]
+    for name, command in COMMANDS.items():
+        doc = inspect.getdoc(command)
+        sections = ", ".join(getattr(command, "sections", ())) or "-"
+        lines.append(f"| `{_usage(name)}` | {doc} | {sections} |")
+    lines += ["", "All take `-c FILE`, `--set KEY=VALUE`, `--json` and `--help`.", ""]
+    for section, cls in SECTIONS.items():
+        lines += [f"## {section}", "", inspect.getdoc(cls) or "", ""]
+        lines += ["| option | type | allowed | default | meaning |", "|---|---|---|---|---|"]
+        lines += [*_rows(section), ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

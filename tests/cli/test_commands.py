@@ -1,0 +1,243 @@
+"""What the ``mipo`` command promises: exit codes, streams, JSON, help, and options that arrive."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mipo_cli.app import COMMANDS, app
+from mipo_cli.options import flag
+from mipo_cli.reference import markdown
+from mipo_cli.render import Bars, show_report
+from mipo_mlx import __version__, pipeline, tiny
+from mipo_mlx.config import RunConfig, options, resolve, to_dict
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def mipo(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mipo_cli", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def small(folder: Path) -> list[str]:
+    """Options of a run that takes a second or two."""
+    words = ["--max-steps", "1", "--set", "eval_contexts=4", "--resamples", "100"]
+    for kind in ("contexts", "prompts"):
+        rows = (tiny.SAMPLES_DIR / f"{kind}_train.jsonl").read_text().splitlines()[:6]
+        (folder / f"{kind}.jsonl").write_text("\n".join(rows))
+        words += [f"--{kind}", str(folder / f"{kind}.jsonl")]
+    return words
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_needs_no_mlx(words: list[str]) -> None:
+    code = (
+        "import sys; from mipo_cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "slow = {'mlx.core', 'mlx_lm', 'transformers', 'sacrebleu'} & set(sys.modules)\n"
+        "sys.exit(code or (5 if slow else 0))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout
+    assert result.stderr == ""
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.output.strip() == f"mipo {__version__}"
+
+
+def test_the_reference_is_up_to_date_and_names_every_option() -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert text == markdown(), "make docs"
+    for name in options():
+        assert f"`--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("name", sorted(options()))
+def test_every_option_reaches_the_configuration(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[RunConfig] = []
+
+    def catch(run: Path, config: RunConfig, progress: Any) -> dict[str, Any]:
+        seen.append(config)
+        return {}
+
+    monkeypatch.setattr(pipeline, "run", catch)
+    section, item, kind = options()[name]
+    value: Any
+    if kind is bool:
+        value = not item.default
+        words = [flag(name, kind).split("/")[0 if value else 1]]
+    else:
+        if item.metadata["choices"]:
+            value = next(c for c in item.metadata["choices"] if c != item.default)
+        elif kind is str:
+            value = "elsewhere"
+        else:
+            bounds = (item.metadata["low"], item.metadata["high"])
+            value = kind(bounds[bounds[1] != item.default])
+        words = [flag(name, kind), str(value)]
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "run"), "--json", *words])
+    assert result.exit_code == 0, result.output
+    assert to_dict(seen[0])[section][name] == value
+    assert to_dict(resolve())[section][name] != value
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["generate"], 2, "Missing argument"),
+        (["run", "r", "--sead", "1"], 2, "No such option"),
+        (["run", "r", "--seed", "one"], 2, "Invalid value"),
+        (["run", "r", "--beta", "-1"], 1, "beta must be in 1e-06 to 100"),
+        (["run", "r", "--objective", "both"], 1, "must be one of context, prompt"),
+        (["run", "r", "--set", "betta=1"], 1, "did you mean 'beta'?"),
+        (["run", "r", "-c", "absent.toml"], 1, "absent.toml: cannot be read"),
+        (["run", "r", "--contexts", "absent.jsonl"], 1, "absent.jsonl: no such file"),
+        (["run", "r", "--model", "./absent/model/x"], 1, "not a model folder"),
+        (["train", "r"], 1, "run 'mipo generate r' first"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    from mipo_cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mipo", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    streams = capsys.readouterr()
+    assert caught.value.code == code
+    assert message in streams.err
+    assert code == 2 or streams.err.startswith("error: ")
+    assert "Traceback" not in streams.err
+    assert streams.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(28, "No space left on device", "x"), 1, "error: x: No space left on device"),
+        (ZeroDivisionError(), 1, "internal error: ZeroDivisionError"),
+    ],
+)
+def test_faults_of_the_world_become_exit_codes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    from mipo_cli.app import main
+
+    def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["mipo", "run", str(tmp_path / "r")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_json_is_one_object_on_stdout_for_every_command(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    words = small(tmp_path)
+    result = mipo("run", run, "--json", *words)
+    assert result.returncode == 0, result.stderr
+    assert "information/pmi" in json.loads(result.stdout)["metrics"]
+    # The later commands find the run's own options again.
+    for name in ("generate", "train", "eval", "report"):
+        again = CliRunner().invoke(app, [name, run, "--json"])
+        assert again.exit_code == 0, again.output
+        found = json.loads(again.stdout)
+        assert found.get("unchanged") or "metrics" in found, name
+
+
+def summary() -> dict[str, Any]:
+    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "n": 256}
+    share, nats = {**row, "unit": "share of answers"}, {**row, "unit": "nats"}
+    return {
+        "metrics": {
+            "personalization/own_context_rate": share,
+            "control/swapped_context_gap": nats,
+        },
+        "examples": [{"prompt": "Why [b]?", "base": "So.", "adapter": "Thus " * 30}],
+        "verdict": "It rose.",
+        "length_ratio": 1.1,
+        "held_out": "users",
+        "peak_memory_bytes": 2**30,
+        "seconds": 12.0,
+        "run": "runs/a",
+    }
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1", "TERM": "xterm", "FORCE_COLOR": ""}])
+def test_a_report_fits_sixty_columns_and_has_no_colour_codes_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+) -> None:
+    for name, value in {"COLUMNS": "60", **environment}.items():
+        monkeypatch.setenv(name, value)
+    show_report(summary())
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    assert "\x1b[" not in text
+    for part in ("own context rate", "50.0%", "75.0%", "20.0 to 30.0", "Why [b]?", "1.10 times"):
+        assert part in text, part
+
+
+def test_progress_tells_rate_and_time_at_a_terminal_and_one_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import io
+
+    from rich.console import Console
+
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for terminal in (True, False):
+        stream = io.StringIO()
+        bars = Bars(Console(file=stream, force_terminal=terminal, width=60))
+        for done in range(11):
+            now[0] += 1.0
+            bars("sample", done, 10)
+        quick = Bars(Console(file=stream, force_terminal=False))
+        quick("quick", 0, 1)
+        quick("quick", 1, 1)
+        assert "sample: 10 in 10.0 s" in stream.getvalue()
+        assert "quick" not in stream.getvalue()
+        assert bool(bars.tasks) == terminal
+        if terminal:
+            assert bars.progress.tasks[0].fields["rate"] == "1.0/s"

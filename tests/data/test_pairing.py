@@ -1,0 +1,168 @@
+"""Who is contrasted with whom, what is dropped, what is held out, and the order of training."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from mipo_mlx.data.batch import EncodedPair, batches, pad_left, pad_right
+from mipo_mlx.data.contrast import Contrast, contrast, derangement
+from mipo_mlx.data.pairs import filter_pairs, length_summary
+from mipo_mlx.data.split import split
+from mipo_mlx.errors import DataError
+from mipo_mlx.types import Context, PreferencePair, Prompt, Response
+
+USERS = [Context(f"u{n}", f"I am number {n}.") for n in range(7)]
+PROMPTS = [Prompt(f"p{n}", f"Question {n}?") for n in range(5)]
+
+
+def make(
+    users: list[Context] = USERS,
+    prompts: list[Prompt] = PROMPTS,
+    objective: str = "context",
+    negatives: str = "random",
+    each: int = 3,
+    seed: int = 0,
+) -> list[Contrast]:
+    return contrast(
+        users,
+        prompts,
+        objective=objective,
+        negatives=negatives,
+        prompts_per_context=each,
+        seed=seed,
+    )
+
+
+def test_derangements_are_uniform() -> None:
+    rng = random.Random(1)
+    counts = Counter(tuple(derangement(4, rng)) for _ in range(9000))
+    assert len(counts) == 9  # !4
+    assert all(value != index for order in counts for index, value in enumerate(order))
+    assert chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_no_derangement_of_one() -> None:
+    with pytest.raises(ValueError, match="derangement of 1"):
+        derangement(1, random.Random(0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_negatives_derange_the_users_of_each_prompt(seed: int) -> None:
+    made = make(seed=seed)
+    assert len(made) == len(USERS) * 3 == len({item.id for item in made})
+    assert set(Counter(item.context_id for item in made).values()) == {3}
+    asked = Counter(item.prompt_id for item in made)
+    assert max(asked.values()) - min(asked.values()) <= 1  # balanced decks
+    for prompt in PROMPTS:
+        group = [item for item in made if item.prompt_id == prompt.id]
+        assert all(item.context_id != item.negative_context_id for item in group)
+        assert {i.context_id for i in group} == {i.negative_context_id for i in group}
+
+
+def test_users_with_the_same_text_are_never_each_others_negatives() -> None:
+    users = [Context("a", "same"), Context("b", "same"), Context("c", "other")]
+    for seed in range(20):
+        for item in make(users, each=0, seed=seed):
+            assert {item.context_id, item.negative_context_id} != {"a", "b"}
+            assert item.context_id != item.negative_context_id
+
+
+def test_missing_negatives_have_no_context_and_allow_one_user() -> None:
+    made = make(USERS[:1], negatives="missing", each=0)
+    assert [(i.context_id, i.negative_context_id) for i in made] == [("u0", "")] * 5
+
+
+def test_the_prompt_objective_deranges_prompts() -> None:
+    made = make([], objective="prompt")
+    assert [item.prompt_id for item in made] == [prompt.id for prompt in PROMPTS]
+    assert sorted(item.negative_prompt_id for item in made) == sorted(p.id for p in PROMPTS)
+    assert all(item.prompt_id != item.negative_prompt_id for item in made)
+
+
+def test_seed_fixes_the_contrasts_and_another_seed_changes_them() -> None:
+    assert make(seed=3) == make(seed=3)
+    assert make(seed=3) != make(seed=4)
+
+
+@pytest.mark.parametrize(
+    ("users", "prompts", "objective", "message"),
+    [
+        (USERS[:1], PROMPTS, "context", "two users"),
+        ([Context("a", "x"), Context("b", "x")], PROMPTS, "context", "two users"),
+        (USERS, [], "context", "no prompts"),
+        ([], PROMPTS[:1], "prompt", "two different prompts"),
+    ],
+)
+def test_too_little_to_contrast(
+    users: list[Context], prompts: list[Prompt], objective: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        make(users, prompts, objective)
+
+
+def pair(chosen: str, rejected: str, reason: str = "stop") -> PreferencePair:
+    sides = (Response(chosen, (1, 2, 3), reason), Response(rejected, (1, 2), "stop"))
+    return PreferencePair("id", ({"role": "user", "content": "q"},), *sides)
+
+
+def test_useless_pairs_are_dropped_and_counted_by_reason() -> None:
+    good = pair("yes", "no")
+    kept, dropped = filter_pairs(
+        [good, pair("same", " same "), pair("", "no"), pair("a", " "), pair("x", "y", "length")]
+    )
+    assert kept == [good]
+    assert dropped == {"equal": 1, "empty": 2, "cut_off": 1}
+    assert length_summary(kept) == {"chosen_tokens": 3.0, "rejected_tokens": 2.0, "ratio": 1.5}
+
+
+def test_a_split_depends_on_ids_and_seed_alone() -> None:
+    items = {f"id{n}": n for n in range(50)}
+    train, held = split(items, 0.2, 0)
+    assert len(held) == 10
+    assert sorted(train + held) == list(range(50))
+    backwards = dict(reversed(items.items()))
+    assert sorted(split(backwards, 0.2, 0)[1]) == sorted(held)
+    assert split(items, 0.2, 1)[1] != held
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.99, 1)])
+def test_a_split_leaves_one_on_each_side(share: float, count: int) -> None:
+    assert len(split({"a": 1, "b": 2}, share, 0)[1]) == count
+
+
+def test_padding() -> None:
+    tokens, lengths = pad_left([[5, 6, 7], [8]])
+    np.testing.assert_array_equal(tokens, [[5, 6, 7], [0, 0, 8]])
+    np.testing.assert_array_equal(lengths, [3, 1])
+    tokens, mask = pad_right([[5, 6, 7], [8]])
+    np.testing.assert_array_equal(tokens, [[5, 6, 7], [8, 0, 0]])
+    np.testing.assert_array_equal(mask, [[True] * 3, [True, False, False]])
+
+
+def test_batches_hold_every_pair_once_and_pad_less_than_chance() -> None:
+    rng = random.Random(0)
+    pairs = [
+        EncodedPair(str(n), (1,) * rng.randint(5, 200), ((1,) * rng.randint(1, 50), (1,)))
+        for n in range(103)
+    ]
+    made = batches(pairs, 8, seed=0, epoch=0)
+    assert sorted(index for batch in made for index in batch) == list(range(103))
+    assert sorted(map(len, made)) == [7] + [8] * 12
+    assert made == batches(pairs, 8, seed=0, epoch=0)
+    assert made != batches(pairs, 8, seed=0, epoch=1)
+    assert made != batches(pairs, 8, seed=1, epoch=0)
+
+    def padding(groups: list[list[int]]) -> int:
+        return sum(
+            max(pairs[i].length for i in group) * len(group) - sum(pairs[i].length for i in group)
+            for group in groups
+        )
+
+    plain = list(range(103))
+    rng.shuffle(plain)
+    assert padding(made) < 0.5 * padding([plain[i : i + 8] for i in range(0, 103, 8)])

@@ -1,0 +1,80 @@
+"""The run directory: private, whole files, and the record of what is fresh."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mipo_mlx.errors import MipoError
+from mipo_mlx.store import RunStore, new_run_path
+
+
+def test_files_are_private_and_the_directory_ignores_itself(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "a" / "run")
+    path = store.write_text("x.txt", "hello")
+    assert path.read_text() == "hello"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o700
+    assert (store.path / ".gitignore").read_text() == "*\n"
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path / "run")
+    store.write_text("x.txt", "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MipoError, match=r"x\.txt: cannot be written \(No space left"):
+        store.write_text("x.txt", "new")
+    assert (store.path / "x.txt").read_text() == "old"
+    assert sorted(p.name for p in store.path.iterdir()) == [".gitignore", "x.txt"]
+
+
+def test_freshness_needs_the_same_inputs_and_the_same_outputs(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    assert not store.is_fresh("step", {"a": 1})
+    store.write_text("out.txt", "made")
+    store.record("step", {"a": 1}, ["out.txt"], {"seconds": 2})
+    assert RunStore(store.path).is_fresh("step", {"a": 1})
+    assert not store.is_fresh("step", {"a": 2})
+    assert not store.is_fresh("other", {"a": 1})
+    store.write_text("out.txt", "changed")
+    assert not store.is_fresh("step", {"a": 1})
+    (store.path / "out.txt").unlink()
+    assert not store.is_fresh("step", {"a": 1})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": 3}', '{"steps": {"step": 1}}'])
+def test_a_broken_manifest_counts_as_none(tmp_path: Path, text: str) -> None:
+    store = RunStore(tmp_path / "run")
+    store.write_text("manifest.json", text)
+    assert not store.is_fresh("step", {})
+    store.write_text("out.txt", "made")
+    store.record("step", {}, ["out.txt"], {})
+    assert store.is_fresh("step", {})
+
+
+def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(MipoError, match="cannot be used as a run directory"):
+        RunStore(tmp_path / "run").write_text("x.txt", "")
+
+
+def test_nothing_is_made_before_the_first_write(tmp_path: Path) -> None:
+    assert not RunStore(tmp_path / "run").is_fresh("step", {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_run_paths_do_not_collide(tmp_path: Path) -> None:
+    first = new_run_path(tmp_path)
+    first.mkdir()
+    second = new_run_path(tmp_path)
+    assert second != first
+    assert not second.exists()
