@@ -19,10 +19,10 @@ from sacrebleu.metrics.bleu import BLEU
 from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.stats import paired_bootstrap
+from mipo_mlx.data.answers import grade, parse_choice, parse_number
 from mipo_mlx.generate import Progress, answer_key, encode, sample
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import ScoreRow, score
-from mipo_mlx.tiny.world import parse_choice, parse_number
 from mipo_mlx.types import Context, Prompt, Response
 
 SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them
@@ -93,21 +93,6 @@ def prompt_groups(prompts: Sequence[Prompt], config: EvalConfig) -> list[Group]:
     groups = [[Item(None, prompt) for prompt in prompts[start : start + size]] for start in starts]
     groups[-1] += [Item(None, prompt) for prompt in prompts[starts[-1] + size :]]
     return groups
-
-
-def _states(text: str, value: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
-
-
-def grade(text: str, facts: Mapping[str, str], known: frozenset[str]) -> tuple[bool, bool]:
-    """Whether a text states a true fact and none of another's, and whether it states a wrong one.
-
-    ``known`` holds the values of everybody's facts.
-    """
-    own = {value.casefold() for value in facts.values()}
-    wrong = any(_states(text, value) for value in known if value.casefold() not in own)
-    right = any(_states(text, value) for value in facts.values())
-    return right and not wrong, wrong
 
 
 def known_values(contexts: Sequence[Context]) -> frozenset[str]:
@@ -197,8 +182,8 @@ def _text_columns(
         if item.context and item.context.facts
     ]
     if graded and len(graded) == len(items):
-        columns["personalization/own_context_rate"] = np.array([g[0] for g in graded], float)
-        columns["personalization/wrong_fact_rate"] = np.array([g[1] for g in graded], float)
+        columns["personalization/own_context_rate"] = np.array([g.own for g in graded], float)
+        columns["personalization/wrong_fact_rate"] = np.array([g.wrong for g in graded], float)
     checked = [(i, t) for i, t in zip(items, texts, strict=True) if i.prompt.answer is not None]
     if checked and len(checked) == len(items):
         parse: dict[str, Callable[[str], str | None]] = {

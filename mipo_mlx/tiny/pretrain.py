@@ -23,6 +23,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
+from mipo_mlx.data.answers import parse_choice, parse_number
 from mipo_mlx.tiny import words, world
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -312,8 +313,8 @@ def measure(folder: Path, count: int = 1536, seed: int = 5) -> dict[str, float]:
         "generic": sum(not g.own and not g.wrong for g in grades) / len(jobs),
     }
     for name, maker, parse in (
-        ("sums", world.word_problems, world.parse_number),
-        ("choices", world.choices, world.parse_choice),
+        ("sums", world.word_problems, parse_number),
+        ("choices", world.choices, parse_choice),
     ):
         items = maker(500, seed, held_out=True)
         texts = sample_texts(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from dataclasses import dataclass
 
+from mipo_mlx.data import answers
+from mipo_mlx.data.answers import Grade
 from mipo_mlx.tiny.words import PROSE, TOPICS, VALUES
 
 LETTERS = "ABCDE"
@@ -43,14 +44,6 @@ class Problem:
     answer: str
     kind: str
     solution: str
-
-
-@dataclass(frozen=True)
-class Grade:
-    """``own``: states a true fact and none of another's. ``wrong``: states another's."""
-
-    own: bool
-    wrong: bool
 
 
 def is_held_out(key: str) -> bool:
@@ -92,17 +85,12 @@ def requests(*, held_out: bool) -> list[Request]:
     return made
 
 
-def _mentions(text: str, value: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
 
 
 def grade(text: str, facts: dict[str, str]) -> Grade:
-    """What a text says of this user, by whole words, ignoring case."""
-    own = {value.casefold() for value in facts.values()}
-    pool = [value for values in VALUES.values() for value in values]
-    wrong = any(_mentions(text, value) for value in pool if value.casefold() not in own)
-    right = any(_mentions(text, value) for value in facts.values())
-    return Grade(own=right and not wrong, wrong=wrong)
+    """What a text says of this user, with all values of the world known."""
+    return answers.grade(text, facts, ALL_VALUES)
 
 
 THINGS = ("apples", "books", "coins", "stamps", "shells", "cards", "pens", "eggs")
@@ -145,15 +133,3 @@ def choices(count: int, seed: int, *, held_out: bool) -> list[Problem]:
         solution = f"The answer is: {letter}"
         made.append(Problem(f"choice{len(made):04d}", text, letter, "choice", solution))
     return made
-
-
-def parse_number(text: str) -> str | None:
-    """The number after the last ``####``, commas stripped and sign kept; None without one."""
-    found = re.findall(r"####\s*\$?(-?[\d,]*\d)", text)
-    return found[-1].replace(",", "") if found else None
-
-
-def parse_choice(text: str) -> str | None:
-    """The letter or digit of "The answer is: X"; None without one."""
-    found = re.findall(r"answer is:?\s*\(?([A-E1-5])\b", text, re.IGNORECASE)
-    return found[-1].upper() if found else None

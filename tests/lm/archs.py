@@ -137,12 +137,17 @@ def tokenizer_files(folder: Path, template: str | None = CHATML) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def write(folder: Path, name: str = "llama", template: str | None = CHATML) -> Path:
-    """A model folder that stock mlx-lm opens."""
+def write(
+    folder: Path,
+    name: str = "llama",
+    template: str | None = CHATML,
+    ends: int | list[int] = 2,
+) -> Path:
+    """A model folder that stock mlx-lm opens; ``ends`` are the tokens that end a turn."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = dict(tree_flatten(build(name).parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    config = {**arguments(name), "eos_token_id": 2}
+    config = {**arguments(name), "eos_token_id": ends}
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer_files(folder, template)
     return folder

@@ -1,0 +1,45 @@
+"""What an answer says: facts it states, and the final number or choice it gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grade:
+    """``own``: states a true fact and none of another's. ``wrong``: states another's."""
+
+    own: bool
+    wrong: bool
+
+
+def _states(text: str, value: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def grade(text: str, facts: Mapping[str, str], known: Collection[str]) -> Grade:
+    """What a text says of a user, by whole words, ignoring case.
+
+    Args:
+        text: an answer.
+        facts: the user's, ``attribute -> value``.
+        known: values of everybody's facts.
+    """
+    own = {value.casefold() for value in facts.values()}
+    wrong = any(_states(text, value) for value in known if value.casefold() not in own)
+    right = any(_states(text, value) for value in facts.values())
+    return Grade(own=right and not wrong, wrong=wrong)
+
+
+def parse_number(text: str) -> str | None:
+    """The number after the last ``####``, commas stripped and sign kept; None without one."""
+    found = re.findall(r"####\s*\$?(-?[\d,]*\d)", text)
+    return found[-1].replace(",", "") if found else None
+
+
+def parse_choice(text: str) -> str | None:
+    """The letter or digit of "The answer is: X"; None without one."""
+    found = re.findall(r"answer is:?\s*\(?([A-E1-5])\b", text, re.IGNORECASE)
+    return found[-1].upper() if found else None
