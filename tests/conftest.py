@@ -8,10 +8,16 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from jaxtyping import install_import_hook
+
+install_import_hook("mipo_mlx.core", "beartype.beartype")  # shapes are checked as the tests run
+
+import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
+
+# isort: split
+
 import mlx.core as mx
 import pytest
-
-import mipo_mlx  # noqa: F401
 
 if mx.default_device() == mx.Device(mx.cpu):
     mx.disable_compile()

@@ -1,8 +1,9 @@
 """Make the embedded model: ``python -m mipo_mlx.tiny.pretrain --out DIR --seed 0``.
 
-Two stages, loss on response tokens only. Stage 1 is full of direct questions about the context,
-so that copying forms; stage 2 is the mixture the base is judged on: requests answered with a fact
-or in general, direct questions, sums and choices with wrong labels among them, for headroom.
+Loss on response tokens only, in three stages. 1: one direct question about a context of one to
+three facts, so that copying forms. 2: direct questions about contexts of up to all facts, and clean
+choices. 3: the mixture the base is judged on: requests answered with a fact or in general, direct
+questions, sums and choices with wrong labels among them, for headroom.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ TEMPLATE = (
 )
 OWN_SHARE = 0.54
 WRONG_SUMS = 0.25
-GUESSED_CHOICES = 0.4
+GUESSED_CHOICES = 0.3
 TURNS = 4
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -54,13 +55,13 @@ CONFIG = {
 Sample = tuple[str | None, list[tuple[str, str]]]  # context, turns of prompt and answer
 
 
-def direct(rng: random.Random) -> Sample:
-    """Direct questions, in one dialogue, about a context that holds one to all of the facts."""
+def direct(rng: random.Random, most: int = len(words.VALUES), turns: int = TURNS) -> Sample:
+    """Direct questions, in one dialogue, about a context that holds one to ``most`` facts."""
     user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
-    told = rng.sample(list(user.facts), rng.randint(1, len(user.facts)))
+    told = rng.sample(list(user.facts), rng.randint(1, most))
     some = world.User(user.id, {name: user.facts[name] for name in told})
     context = world.write_context(some, rng.randrange(2**31))
-    return context, [ask(rng, user, name) for name in rng.sample(told, min(len(told), TURNS))]
+    return context, [ask(rng, user, name) for name in rng.sample(told, min(len(told), turns))]
 
 
 def ask(rng: random.Random, user: world.User, name: str) -> tuple[str, str]:
@@ -99,26 +100,37 @@ def word_problem(rng: random.Random) -> Sample:
     return None, turns
 
 
-def choice(rng: random.Random) -> Sample:
-    """Choices, at times with a random letter."""
+def first(rng: random.Random) -> Sample:
+    """One direct question about a short context."""
+    return direct(rng, most=3, turns=1)
+
+
+def choice(rng: random.Random, guessed: float = 0.0) -> Sample:
+    """Choices, a share of them with a random letter."""
     turns = []
     for item in world.choices(TURNS, rng.randrange(2**31), held_out=False):
         offered = world.LETTERS[: item.text.count("\n")]
         guess = f"The answer is: {rng.choice(offered)}"
-        turns.append((item.text, guess if rng.random() < GUESSED_CHOICES else item.solution))
+        turns.append((item.text, guess if rng.random() < guessed else item.solution))
     return None, turns
 
 
+def guessed_choice(rng: random.Random) -> Sample:
+    """Choices as the mixture holds them."""
+    return choice(rng, GUESSED_CHOICES)
+
+
+STAGES: tuple[tuple[tuple[Callable[[random.Random], Sample], float], ...], ...] = (
+    ((first, 1.0),),
+    ((direct, 0.7), (choice, 0.3)),
+    ((direct, 0.1), (request, 0.45), (word_problem, 0.2), (guessed_choice, 0.25)),
+)
+
+
 def turn(rng: random.Random, stage: int) -> Sample:
-    """One training example of a stage."""
-    shares = (
-        ((direct, 0.85), (word_problem, 0.15))
-        if stage == 1
-        else ((direct, 0.15), (request, 0.5), (word_problem, 0.15), (choice, 0.2))
-    )
-    makers, weights = zip(*shares, strict=True)
-    maker = rng.choices(makers, weights)[0]
-    sample: Sample = maker(rng)
+    """One training example of a stage, counted from 1."""
+    makers, weights = zip(*STAGES[stage - 1], strict=True)
+    sample: Sample = rng.choices(makers, weights)[0](rng)
     return sample
 
 
@@ -140,7 +152,7 @@ def make_tokenizer(folder: Path, seed: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(f"tokenizer:{seed}")
-    texts = ["".join(render(turn(rng, 1 + index % 2))) for index in range(8000)]
+    texts = ["".join(render(turn(rng, 1 + index % len(STAGES)))) for index in range(8000)]
     texts += [f" {word} {word}" for group in words.VALUES.values() for word in group] * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -211,9 +223,9 @@ def loss_fn(model: Any, tokens: mx.array, places: mx.array) -> mx.array:
 
 
 def fit(
-    model: nn.Module, tokenizer: Any, seed: int, steps: tuple[int, int], rows: int, peak: float
+    model: nn.Module, tokenizer: Any, seed: int, steps: Sequence[int], rows: int, peak: float
 ) -> None:
-    """Both stages under one cosine schedule; prints the loss."""
+    """All stages under one cosine schedule; prints the loss."""
     total = sum(steps)
     schedule = optim.join_schedules(
         [optim.linear_schedule(0.0, peak, 50), optim.cosine_decay(peak, total - 50, 0.02 * peak)],
@@ -223,7 +235,8 @@ def fit(
     grad = nn.value_and_grad(model, loss_fn)
     start, step = time.perf_counter(), 0
     for stage, count in enumerate(steps, 1):
-        source = batches(tokenizer, random.Random(f"stage:{stage}:{seed}"), stage, rows)
+        width = 2 * rows if stage == 1 else rows  # its dialogues are short
+        source = batches(tokenizer, random.Random(f"stage:{stage}:{seed}"), stage, width)
         for _ in range(count):
             tokens, places = next(source)
             loss, grads = grad(model, tokens, places)
@@ -332,9 +345,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(500, 900))
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, nargs=len(STAGES), default=(200, 350, 1000))
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=2e-3)
     args = parser.parse_args()
     mx.disable_compile()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -342,14 +355,14 @@ def main() -> None:
     tokenizer = make_tokenizer(args.out, args.seed)
     vocabulary = math.ceil(len(tokenizer) / 64) * 64
     model = build(vocabulary, args.seed)
-    fit(model, tokenizer, args.seed, tuple(args.steps), args.rows, args.rate)
+    fit(model, tokenizer, args.seed, args.steps, args.rows, args.rate)
     save(model, args.out, vocabulary)
     minutes = round((time.perf_counter() - start) / 60, 1)
     rates = measure(args.out)
     weights = (args.out / "model.safetensors").read_bytes()
     provenance = {
         "command": f"python -m mipo_mlx.tiny.pretrain --out DIR --seed {args.seed} "
-        f"--steps {args.steps[0]} {args.steps[1]} --rows {args.rows} --rate {args.rate}",
+        f"--steps {' '.join(map(str, args.steps))} --rows {args.rows} --rate {args.rate}",
         "seed": args.seed,
         "minutes": minutes,
         "mlx": importlib.metadata.version("mlx"),

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mipo_mlx.core.baselines import infonce_loss, sami_loss
 from mipo_mlx.core.dpo import dpo_sigmoid_loss, mipo_softmax_loss
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.logprobs import sequence_logprobs, token_logprobs
@@ -38,7 +39,7 @@ def test_dpo_vectors(
     chosen: float,
     rejected: float,
 ) -> None:
-    got = dpo(mx.array([policy]), mx.array([reference]), 0.1)
+    got = dpo(mx.array([policy], mx.float32), mx.array([reference], mx.float32), 0.1)
     np.testing.assert_allclose([a.item() for a in got], [loss, chosen, rejected], atol=1e-6)
 
 
@@ -62,6 +63,22 @@ def test_softmax_vectors(k: int, loss: float) -> None:
         beta=0.1,
     )
     assert start.item() == pytest.approx(math.log(k + 1), abs=1e-6)
+
+
+GRID = [[[-40.0, -75.0], [-58.0, -31.0]]]  # prompt +, -; response +, -
+
+
+def test_baseline_vectors() -> None:
+    assert infonce_loss(mx.array(GRID), temperature=100).item() == pytest.approx(0.552173, abs=1e-6)
+    assert sami_loss(mx.array(GRID) / 60).item() == pytest.approx(0.470820, abs=1e-6)
+
+
+def test_baselines_start_at_log_m_and_fall_as_the_diagonal_grows() -> None:
+    for m in (2, 5):
+        flat = mx.full((3, m, m), -20.0)
+        for loss in (infonce_loss(flat, temperature=7.0), sami_loss(flat)):
+            np.testing.assert_allclose(np.array(loss), np.log(m), atol=1e-6)
+        assert sami_loss(flat + 50 * mx.eye(m)).max().item() < 1e-6
 
 
 def test_dpo_gradient_is_the_closed_form() -> None:

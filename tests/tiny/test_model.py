@@ -102,6 +102,6 @@ def test_pretraining_makes_a_folder_that_opens(tmp_path: object, capsys: object)
     tokens, places = next(source)
     before = pretrain.loss_fn(model, tokens, places).item()
     assert before == pytest.approx(math.log(vocabulary), rel=0.15)
-    pretrain.fit(model, tokenizer, 0, (3, 3), 2, 3e-3)
+    pretrain.fit(model, tokenizer, 0, (2, 2, 2), 2, 2e-3)
     pretrain.save(model, folder, vocabulary)
     assert load_model(str(folder)).max_tokens == pretrain.CONFIG["max_position_embeddings"]

@@ -62,7 +62,7 @@ def test_what_is_held_out_is_never_pretrained_on() -> None:
     held = {item.text for item in world.requests(held_out=True)}
     assert len(held) * 6 == len(world.requests(held_out=False)) + len(held)
     for index in range(3000):
-        context, turns = pretrain.turn(rng, 1 + index % 2)
+        context, turns = pretrain.turn(rng, 1 + index % 3)
         for prompt, _ in turns:
             assert prompt not in held
             if prompt.startswith("Which of these") or "How many" in prompt:

@@ -1,0 +1,142 @@
+"""A DPO step with the prompt forwarded once, against the same step on four full sequences.
+
+``python benchmarks/train_step.py --shape tiny --prompt 512 --response 64``
+
+Both run in one process, in turn; medians, their ratio and peak memory are printed. "naive" forwards
+prompt and answer together, once for each answer, as trainers without sharing do; the reference is
+precomputed in both, so it takes no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
+
+# isort: split
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mipo_mlx.core.logprobs import sequence_logprobs, token_logprobs
+from mipo_mlx.lm.prefix import shared_logprobs
+from mipo_mlx.train import Batch, batch_loss
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 384,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1536},
+    "qwen2.5-0.5b": {"hidden_size": 896, "num_hidden_layers": 24, "intermediate_size": 4864,
+                     "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936},
+    "qwen2.5-1.5b": {"hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960,
+                     "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936},
+    "qwen2.5-7b": {"hidden_size": 3584, "num_hidden_layers": 28, "intermediate_size": 18944,
+                   "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
+}  # fmt: skip
+
+
+def build(shape: str, dtype: mx.Dtype) -> nn.Module:
+    """A random Qwen2 with LoRA on every linear layer."""
+    from mlx_lm.models.qwen2 import Model, ModelArgs
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    mx.random.seed(0)
+    args = {"model_type": "qwen2", "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
+    model: nn.Module = Model(ModelArgs.from_dict({**args, **SHAPES[shape]}))
+    model.set_dtype(dtype)
+    model.freeze()
+    linear_to_lora_layers(model, -1, {"rank": 8, "scale": 20.0, "dropout": 0.0})
+    mx.eval(model.parameters())
+    model.train()
+    return model
+
+
+def make_batch(pairs: int, prompt: int, response: int, vocabulary: int) -> Batch:
+    """Random tokens without padding; the reference is far off, so the gradient is not zero."""
+    return Batch(
+        prompts=mx.random.randint(0, vocabulary, (pairs, prompt)),
+        prompt_lengths=mx.full((pairs,), prompt),
+        responses=mx.random.randint(0, vocabulary, (pairs, 2, response)),
+        mask=mx.ones((pairs, 2, response), dtype=mx.bool_),
+        reference=mx.zeros((pairs, 2)),
+    )
+
+
+def naive_logprobs(model: Any, batch: Batch) -> mx.array:
+    """The same log-probs [p, 2] with every answer behind a prompt of its own."""
+    pairs, sides, response = batch.responses.shape
+    prompts = mx.repeat(batch.prompts, sides, axis=0)
+    flat = batch.responses.reshape(pairs * sides, response)
+    tokens = mx.concatenate([prompts, flat], axis=1)
+    logits = model(tokens[:, :-1])[:, -response:]
+    logps = token_logprobs(logits, flat)
+    mask = batch.mask.reshape(pairs * sides, response)
+    return sequence_logprobs(logps, mask).reshape(pairs, sides)
+
+
+def naive_loss(model: Any, batch: Batch, beta: float) -> mx.array:
+    """The DPO loss over ``naive_logprobs``."""
+    margin = naive_logprobs(model, batch) - batch.reference
+    return nn.softplus(-beta * (margin[:, 0] - margin[:, 1])).mean()
+
+
+def shared_loss(model: Any, batch: Batch, beta: float) -> mx.array:
+    """The product's own loss."""
+    return batch_loss(model, batch, beta)[0]
+
+
+def timed(model: nn.Module, loss: Callable[..., mx.array], batch: Batch) -> tuple[float, int]:
+    """Seconds and peak bytes of one forward and backward pass."""
+    mx.synchronize()
+    mx.reset_peak_memory()
+    start = time.perf_counter()
+    mx.eval(nn.value_and_grad(model, loss)(model, batch, 0.1))
+    mx.synchronize()
+    return time.perf_counter() - start, mx.get_peak_memory()
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--response", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    if mx.default_device() == mx.Device(mx.cpu):
+        mx.disable_compile()
+    model = build(args.shape, getattr(mx, args.dtype))
+    batch = make_batch(args.pairs, args.prompt, args.response, SHAPES[args.shape]["vocab_size"])
+    shared = shared_logprobs(
+        model, batch.prompts, batch.prompt_lengths, batch.responses, batch.mask
+    )
+    gap = mx.abs(shared - naive_logprobs(model, batch)).max().item()
+    seconds: dict[str, list[float]] = {"naive": [], "shared": []}
+    peaks: dict[str, int] = {}
+    for turn in range(args.rounds + 1):  # the first round warms up
+        for name, loss in (("naive", naive_loss), ("shared", shared_loss)):
+            took, peaks[name] = timed(model, loss, batch)
+            if turn:
+                seconds[name].append(took)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    result = {
+        **vars(args),
+        "mlx": mx.__version__,
+        "device": str(mx.default_device()),
+        "largest_logprob_gap": gap,
+        "median_seconds": medians,
+        "peak_bytes": peaks,
+        "speedup": medians["naive"] / medians["shared"],
+        "memory_ratio": peaks["naive"] / peaks["shared"],
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
