@@ -23,8 +23,8 @@ import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 import mlx.core as mx
 import mlx.nn as nn
 
-from mipo_mlx.core.logprobs import sequence_logprobs, token_logprobs
-from mipo_mlx.lm.prefix import shared_logprobs
+from mipo_mlx.core.logprobs import token_logprobs
+from mipo_mlx.lm.forest import Row, plant, sequence_logprobs
 from mipo_mlx.train import Batch, batch_loss
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -55,46 +55,47 @@ def build(shape: str, dtype: mx.Dtype) -> nn.Module:
     return model
 
 
-def make_batch(pairs: int, prompt: int, response: int, vocabulary: int) -> Batch:
+Work = tuple[Batch, mx.array, mx.array]  # ours; prompts [p, lp], responses [p, 2, lr]
+
+
+def make_work(pairs: int, prompt: int, response: int, vocabulary: int) -> Work:
     """Random tokens without padding; the reference is far off, so the gradient is not zero."""
-    return Batch(
-        prompts=mx.random.randint(0, vocabulary, (pairs, prompt)),
-        prompt_lengths=mx.full((pairs,), prompt),
-        responses=mx.random.randint(0, vocabulary, (pairs, 2, response)),
-        mask=mx.ones((pairs, 2, response), dtype=mx.bool_),
-        reference=mx.zeros((pairs, 2)),
-    )
+    prompts = mx.random.randint(0, vocabulary, (pairs, prompt))
+    responses = mx.random.randint(0, vocabulary, (pairs, 2, response))
+    rows = [
+        Row(tuple(ids), tuple(tuple(side) for side in sides))
+        for ids, sides in zip(prompts.tolist(), responses.tolist(), strict=True)  # type: ignore[call-overload]
+    ]
+    return Batch(plant(rows), mx.zeros((pairs, 2))), prompts, responses
 
 
-def naive_logprobs(model: Any, batch: Batch) -> mx.array:
+def naive_logprobs(model: Any, prompts: mx.array, responses: mx.array) -> mx.array:
     """The same log-probs [p, 2] with every answer behind a prompt of its own."""
-    pairs, sides, response = batch.responses.shape
-    prompts = mx.repeat(batch.prompts, sides, axis=0)
-    flat = batch.responses.reshape(pairs * sides, response)
-    tokens = mx.concatenate([prompts, flat], axis=1)
-    logits = model(tokens[:, :-1])[:, -response:]
-    logps = token_logprobs(logits, flat)
-    mask = batch.mask.reshape(pairs * sides, response)
-    return sequence_logprobs(logps, mask).reshape(pairs, sides)
+    pairs, sides, width = responses.shape
+    flat = responses.reshape(pairs * sides, width)
+    tokens = mx.concatenate([mx.repeat(prompts, sides, axis=0), flat], axis=1)
+    logits = model(tokens[:, :-1])[:, -width:]
+    return token_logprobs(logits, flat).sum(axis=-1).reshape(pairs, sides)
 
 
-def naive_loss(model: Any, batch: Batch, beta: float) -> mx.array:
+def naive_loss(model: Any, work: Work, beta: float) -> mx.array:
     """The DPO loss over ``naive_logprobs``."""
-    margin = naive_logprobs(model, batch) - batch.reference
+    batch, prompts, responses = work
+    margin = naive_logprobs(model, prompts, responses) - batch.reference
     return nn.softplus(-beta * (margin[:, 0] - margin[:, 1])).mean()
 
 
-def shared_loss(model: Any, batch: Batch, beta: float) -> mx.array:
+def shared_loss(model: Any, work: Work, beta: float) -> mx.array:
     """The product's own loss."""
-    return batch_loss(model, batch, beta)[0]
+    return batch_loss(model, work[0], beta)[0]
 
 
-def timed(model: nn.Module, loss: Callable[..., mx.array], batch: Batch) -> tuple[float, int]:
+def timed(model: nn.Module, loss: Callable[..., mx.array], work: Work) -> tuple[float, int]:
     """Seconds and peak bytes of one forward and backward pass."""
     mx.synchronize()
     mx.reset_peak_memory()
     start = time.perf_counter()
-    mx.eval(nn.value_and_grad(model, loss)(model, batch, 0.1))
+    mx.eval(nn.value_and_grad(model, loss)(model, work, 0.1))
     mx.synchronize()
     return time.perf_counter() - start, mx.get_peak_memory()
 
@@ -112,16 +113,14 @@ def main() -> None:
     if mx.default_device() == mx.Device(mx.cpu):
         mx.disable_compile()
     model = build(args.shape, getattr(mx, args.dtype))
-    batch = make_batch(args.pairs, args.prompt, args.response, SHAPES[args.shape]["vocab_size"])
-    shared = shared_logprobs(
-        model, batch.prompts, batch.prompt_lengths, batch.responses, batch.mask
-    )
-    gap = mx.abs(shared - naive_logprobs(model, batch)).max().item()
+    work = make_work(args.pairs, args.prompt, args.response, SHAPES[args.shape]["vocab_size"])
+    shared = sequence_logprobs(model, work[0].forest).reshape(-1, 2)
+    gap = mx.abs(shared - naive_logprobs(model, *work[1:])).max().item()
     seconds: dict[str, list[float]] = {"naive": [], "shared": []}
     peaks: dict[str, int] = {}
     for turn in range(args.rounds + 1):  # the first round warms up
         for name, loss in (("naive", naive_loss), ("shared", shared_loss)):
-            took, peaks[name] = timed(model, loss, batch)
+            took, peaks[name] = timed(model, loss, work)
             if turn:
                 seconds[name].append(took)
     medians = {name: statistics.median(times) for name, times in seconds.items()}

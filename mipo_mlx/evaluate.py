@@ -20,9 +20,10 @@ from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.stats import paired_bootstrap
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
-from mipo_mlx.generate import Progress, answer_key, encode, sample
+from mipo_mlx.generate import Progress, answer_key, encode, group_of, sample
+from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.score import ScoreRow, score
+from mipo_mlx.lm.score import score
 from mipo_mlx.types import Context, Prompt, Response
 
 SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them
@@ -120,9 +121,10 @@ def _matrix_columns(
 ) -> Columns:
     """PMI, context accuracy and the swapped gap of every answer, in the order of the groups."""
     rows = [
-        ScoreRow(
+        Row(
             encode(lm, item.context, item.prompt, generate),
             tuple(answers[other.key].token_ids for other in group),
+            group_of(item.context.id if item.context else ""),
         )
         for group in groups
         for item in group
@@ -163,7 +165,7 @@ def _choice_entropies(
             tuple(lm.tokenizer.encode(f"The answer is: {label}", add_special_tokens=False))
             for label in labels
         )
-        rows.append(ScoreRow(encode(lm, None, item.prompt, generate), letters))
+        rows.append(Row(encode(lm, None, item.prompt, generate), letters))
     entropies = [choice_entropy(mx.array([row])).item() for row in score(lm, rows)]
     return np.array(entropies)
 

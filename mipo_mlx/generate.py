@@ -15,9 +15,10 @@ from mipo_mlx.data.contrast import Contrast
 from mipo_mlx.data.pairs import filter_pairs
 from mipo_mlx.errors import DataError
 from mipo_mlx.lm import chat
+from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.respond import Job, Sampling, respond
-from mipo_mlx.lm.score import ScoreRow, score
+from mipo_mlx.lm.score import score
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
 Progress = Callable[[str, int, int], None]
@@ -43,6 +44,11 @@ class Generated:
 def answer_key(context_id: str, prompt_id: str) -> str:
     """Key of one sampled answer; the text depends on the seed and this key alone."""
     return f"{context_id}\x1f{prompt_id}"
+
+
+def group_of(context_id: str) -> str:
+    """Prompts of one context share its tokens; those without one share the template's head."""
+    return f"context {context_id}"
 
 
 def encode(
@@ -79,7 +85,8 @@ def sample(
     for context, prompt in wanted:
         key = answer_key(context.id if context else "", prompt.id)
         if key not in jobs:
-            jobs[key] = Job(key=key, prompt_ids=encode(lm, context, prompt, config))
+            ids = encode(lm, context, prompt, config)
+            jobs[key] = Job(key=key, prompt_ids=ids, group=group_of(context.id if context else ""))
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -118,7 +125,8 @@ def with_reference(
             sides.append(side)
         filled.append(replace(pair, chosen=sides[0], rejected=sides[1]))
         prompt = chat.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=enable_thinking)
-        rows.append(ScoreRow(tuple(prompt), tuple(side.token_ids for side in sides)))
+        sides_ids = tuple(side.token_ids for side in sides)
+        rows.append(Row(tuple(prompt), sides_ids, group_of(pair.context_id)))
     done = []
     stage = "reference log-probs"
     on_progress(stage, 0, len(rows))

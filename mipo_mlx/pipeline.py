@@ -161,7 +161,9 @@ def _training_rows(
                 "shorten it or leave it out",
             )
         reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
-        rows.append(TrainingRow(EncodedPair(pair.id, tuple(prompt), sides), reference))
+        rows.append(
+            TrainingRow(EncodedPair(pair.id, tuple(prompt), sides, pair.context_id), reference)
+        )
     return rows, file_hash(path)
 
 

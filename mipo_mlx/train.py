@@ -1,8 +1,8 @@
 """Step 2: pairs with reference log-probs -> LoRA adapter, by DPO.
 
-A prompt is forwarded once for both its answers. The reference is read from the pairs, so no second
-model and no second forward is needed. Not covered here: sharing one context among several prompts,
-gradient checkpointing, resuming in the middle of an epoch.
+A prompt is forwarded once for both its answers, and a context once for the prompts of a batch that
+share it. The reference is read from the pairs, so no second model and no second forward is needed.
+Not covered here: gradient checkpointing, resuming in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.dpo import dpo_sigmoid_loss
-from mipo_mlx.data.batch import EncodedPair, batches, pad_left, pad_right
+from mipo_mlx.data.batch import EncodedPair, batches
 from mipo_mlx.errors import MipoError
+from mipo_mlx.lm.forest import Forest, Row, plant, sequence_logprobs
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import shared_logprobs
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,12 @@ class StepMetrics:
 
 
 class Batch(NamedTuple):
-    """Arrays of one step: ``p`` pairs, prompts left-padded, responses right-padded.
+    """Arrays of one step: ``p`` pairs, the chosen and the rejected answer of each in turn.
 
-    prompts [p, lp] int32 · prompt_lengths [p] int32 · responses [p, 2, lr] int32 ·
-    mask [p, 2, lr] bool · reference [p, 2] fp32, nats.
+    forest · reference [p, 2] fp32, nats.
     """
 
-    prompts: mx.array
-    prompt_lengths: mx.array
-    responses: mx.array
-    mask: mx.array
+    forest: Forest
     reference: mx.array
 
 
@@ -58,21 +54,17 @@ class TrainingRow:
 
 def collate(rows: Sequence[TrainingRow]) -> Batch:
     """Pad rows into one ``Batch``."""
-    prompts, lengths = pad_left([row.encoded.prompt_ids for row in rows])
-    flat, mask = pad_right([ids for row in rows for ids in row.encoded.responses])
-    count = len(rows)
     return Batch(
-        mx.array(prompts),
-        mx.array(lengths),
-        mx.array(flat.reshape(count, 2, -1)),
-        mx.array(mask.reshape(count, 2, -1)),
+        plant(
+            [Row(row.encoded.prompt_ids, row.encoded.responses, row.encoded.group) for row in rows]
+        ),
         mx.array(np.array([row.reference for row in rows], dtype=np.float32)),
     )
 
 
 def batch_loss(model: nn.Module, batch: Batch, beta: float) -> tuple[mx.array, dict[str, mx.array]]:
     """Mean DPO loss of a batch and per-pair arrays [p] under TRL's names."""
-    logps = shared_logprobs(model, batch.prompts, batch.prompt_lengths, batch.responses, batch.mask)
+    logps = sequence_logprobs(model, batch.forest).reshape(-1, 2)
     losses, chosen, rejected = dpo_sigmoid_loss(
         policy_chosen_logps=logps[:, 0],
         policy_rejected_logps=logps[:, 1],

@@ -14,8 +14,9 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.errors import MipoError
 from mipo_mlx.lm import adapter
+from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.score import ScoreRow, score
+from mipo_mlx.lm.score import score
 from mipo_mlx.train import TrainingRow, batch_loss, collate, train
 
 
@@ -27,7 +28,7 @@ def rows_for(lm: LanguageModel, count: int = 6) -> list[TrainingRow]:
         sides = tuple(
             tuple(int(t) for t in rng.integers(4, 300, int(rng.integers(2, 9)))) for _ in range(2)
         )
-        (reference,) = score(lm, [ScoreRow(prompt, sides)])
+        (reference,) = score(lm, [Row(prompt, sides)])
         rows.append(
             TrainingRow(EncodedPair(f"p{index}", prompt, sides), (reference[0], reference[1]))
         )

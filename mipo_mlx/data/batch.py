@@ -2,8 +2,6 @@
 
 Two rows, ``[5, 6, 7]`` and ``[8]``:
 
-    pad_left  -> [[5, 6, 7],   lengths [3, 1]
-                  [0, 0, 8]]
     pad_right -> [[5, 6, 7],   mask [[True, True, True],
                   [8, 0, 0]]         [True, False, False]]
 """
@@ -21,25 +19,20 @@ WINDOW = 8  # batches whose rows are sorted by length together
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as token ids; ``responses`` holds chosen, then rejected."""
+    """A pair as token ids; ``responses`` holds chosen, then rejected.
+
+    Pairs of one ``group`` share the tokens that all their prompts start with; "" shares none.
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
+    group: str = ""
 
     @property
     def length(self) -> int:
         """Tokens of the prompt and its longest response."""
         return len(self.prompt_ids) + max(map(len, self.responses))
-
-
-def pad_left(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Left-padded tokens [b, t] int32 and lengths [b] int32."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int32)
-    tokens = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
-    for index, row in enumerate(rows):
-        tokens[index, tokens.shape[1] - len(row) :] = row
-    return tokens, lengths
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,61 +1,92 @@
-"""Log-probs of several responses to one prompt, with the prompt forwarded once.
+"""Keys and values that several rows share: the cache that the product's models run with.
 
-The prompt fills a functional cache: its keys and values stay nodes of the graph, so gradients flow
-through it. The cache is then forked, one row a response, and the model runs on the last prompt
-token and the response. That yields logits exactly where a response token is predicted, through the
-model's own head, whatever the architecture; logits of the prompt are never read, so MLX, being
-lazy, never computes them.
+A prompt fills a functional cache: its keys and values stay nodes of the graph, so gradients flow
+through them. The cache is then forked, a row for each continuation, as often as needed: a context
+for its prompts, a prompt for its responses.
 
-Columns of the cache: the prompt's, left-aligned, ``lengths[row]`` of them real, then the
-response's. A real column's position is its count of real columns before it, so padding changes
-neither positions nor sliding windows, and every row sees itself: no row is ever fully masked.
+Every column of a forked cache has an explicit position, the count of real columns before it, and
+padding is hidden; so padding changes neither positions nor sliding windows. A row sees itself: no
+row is ever fully masked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mipo_mlx.errors import ModelError
 
+HIDDEN = 2**30  # position of padding, beyond every query
 
-def branch_mask(
-    lengths: mx.array, shared: int, past: int, new: int, window: int | None = None
-) -> mx.array:
-    """What each of ``new`` response tokens may see.
 
-    Args:
-        lengths: real prompt columns of each row [b].
-        shared: prompt columns, padding included.
-        past: response columns already held.
-        new: response columns now added.
-        window: sees this many tokens, itself included; None is all.
+@dataclass(frozen=True)
+class Layout:
+    """Where the columns of a forked cache stand; one for all layers.
 
-    Returns:
-        bool [b, 1, new, shared + past + new].
+    Attributes:
+        position: of the first columns [b, shared] int32, ``HIDDEN`` at padding.
+        base: position of the next column [b] int32; later ones count on from it.
     """
-    column = mx.arange(shared + past + new)
-    held = lengths[:, None]
-    position = mx.where(column < shared, column, column - shared + held)  # [b, columns]
-    real = (column >= shared) | (column < held)
-    query = (held + past + mx.arange(new))[:, :, None]  # [b, new, 1]
-    key = position[:, None, :]
-    visible = real[:, None, :] & (key <= query)
-    if window is not None:
-        visible = visible & (key > query - window)
-    return visible[:, None]
+
+    position: mx.array
+    base: mx.array
+
+    @property
+    def shared(self) -> int:
+        """Columns with an explicit position."""
+        return int(self.position.shape[1])
+
+    def positions(self, columns: int) -> mx.array:
+        """Positions of this many columns [b, columns]."""
+        later = self.base[:, None] + mx.arange(columns - self.shared)
+        return mx.concatenate([self.position, later], axis=1)
+
+    def mask(self, held: int, new: int, window: int | None = None) -> mx.array:
+        """What each of ``new`` tokens after ``held`` columns may see, bool [b, 1, new, held + new].
+
+        Args:
+            held: columns before them.
+            new: tokens.
+            window: sees this many tokens, itself included; None is all.
+        """
+        key = self.positions(held + new)[:, None, :]
+        query = self.base[:, None] + mx.arange(held - self.shared, held - self.shared + new)
+        query = query[:, :, None]
+        visible = key <= query
+        if window is not None:
+            visible = visible & (key > query - window)
+        return visible[:, None]
+
+    def settle(self, held: int, real: mx.array) -> Layout:
+        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count."""
+        index = mx.arange(held - self.shared)
+        later = mx.where(index < real[:, None], self.base[:, None] + index, HIDDEN)
+        return Layout(mx.concatenate([self.position, later], axis=1), self.base + real)
+
+    def take(self, rows: mx.array) -> Layout:
+        """These rows."""
+        return Layout(self.position[rows], self.base[rows])
+
+
+def left_aligned(columns: int, lengths: mx.array) -> Layout:
+    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real."""
+    column = mx.arange(columns)
+    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths)
 
 
 class GrowingCache:
     """Keys and values of one layer, in the interface that mlx-lm's models expect of a cache.
 
     It starts in prompt mode: rows left-aligned and right-padded, positions 0, 1, 2, ...
-    ``fork`` gives a cache in response mode, with positions that go on from each row's own length.
+    ``fork`` gives caches with a layout, whose rows go on from their own lengths.
 
     Args:
         mask_rank: axes of an array mask; 5 for models that score grouped heads on an own axis.
-        reserve: response columns allocated at a time and written in place. 0 concatenates
+        reserve: columns allocated at a time after a fork and written in place. 0 concatenates
             instead, as gradients need.
     """
 
@@ -63,17 +94,16 @@ class GrowingCache:
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         self.held = 0  # columns in use
-        self.shared = 0  # of these, the prompt's
-        self.lengths: mx.array | None = None  # [b] in response mode
+        self.layout: Layout | None = None
         self.mask_rank = mask_rank
         self.reserve = reserve
 
     @property
     def offset(self) -> int | mx.array:
-        """Position of the next token: int in prompt mode, [b] in response mode."""
-        if self.lengths is None:
+        """Position of the next token: int in prompt mode, [b] after a fork."""
+        if self.layout is None:
             return self.held
-        return self.lengths + (self.held - self.shared)
+        return self.layout.base + (self.held - self.layout.shared)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
@@ -83,7 +113,7 @@ class GrowingCache:
         return self.keys[..., : self.held, :], self.values[..., : self.held, :]
 
     def _append(self, old: mx.array | None, new: mx.array, start: int) -> mx.array:
-        if self.lengths is None or not self.reserve:
+        if self.layout is None or not self.reserve:
             return new if old is None else mx.concatenate([old, new], axis=2)
         if old is None or start + new.shape[2] > old.shape[2]:
             shape = (*new.shape[:2], max(self.reserve, new.shape[2]), new.shape[3])
@@ -98,38 +128,109 @@ class GrowingCache:
         """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same."""
         from mlx_lm.models.base import create_causal_mask
 
-        if self.lengths is not None:
-            past = self.held - self.shared
-            mask = branch_mask(self.lengths, self.shared, past, new, window_size)
+        if self.layout is not None:
+            mask = self.layout.mask(self.held, new, window_size)
             return mask[:, None] if self.mask_rank == 5 else mask
         narrow = window_size is not None and self.held + new > window_size
         if narrow or return_array or self.held:
             return create_causal_mask(new, offset=self.held, window_size=window_size)
         return "causal"
 
-    def fork(self, lengths: mx.array, repeats: int = 1) -> GrowingCache:
-        """Response mode: each row ``repeats`` times, ``lengths`` [b] real prompt columns each."""
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
         twin = GrowingCache(self.mask_rank, self.reserve)
-        twin.held = twin.shared = self.held
+        twin.held, twin.layout = self.held, layout
         if self.keys is not None and self.values is not None:
-            twin.keys, twin.values = self.keys, self.values
-            if repeats > 1:
-                twin.keys = mx.repeat(self.keys, repeats, axis=0)
-                twin.values = mx.repeat(self.values, repeats, axis=0)
-        twin.lengths = mx.repeat(lengths, repeats, axis=0) if repeats > 1 else lengths
+            keys, values = self.keys[..., : self.held, :], self.values[..., : self.held, :]
+            twin.keys, twin.values = (keys, values) if rows is None else (keys[rows], values[rows])
         return twin
-
-    def keep(self, rows: mx.array) -> None:
-        """Keep these rows only, in place; response mode."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[rows], self.values[rows]
-        if self.lengths is not None:
-            self.lengths = self.lengths[rows]
 
     @property
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
+
+
+def fork(
+    caches: Sequence[GrowingCache], rows: mx.array | None, lengths: mx.array | None = None
+) -> list[GrowingCache]:
+    """Caches of these rows, in this order and as often as they are named; None is all, once.
+
+    Args:
+        caches: one a layer; they stay as they are.
+        rows: indices [n].
+        lengths: real columns of each row of ``caches`` when they are in prompt mode.
+    """
+    first = caches[0]
+    layout = first.layout
+    if layout is None:
+        assert lengths is not None
+        layout = left_aligned(first.held, lengths)
+    elif first.held > layout.shared:
+        layout = layout.settle(first.held, mx.full(layout.base.shape, first.held - layout.shared))
+    if rows is not None:
+        layout = layout.take(rows)
+    return [cache._with(layout, rows) for cache in caches]
+
+
+def settle(caches: Sequence[GrowingCache], real: mx.array) -> None:
+    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place."""
+    layout = caches[0].layout
+    assert layout is not None
+    layout = layout.settle(caches[0].held, real)
+    for cache in caches:
+        cache.layout = layout
+
+
+def compact(caches: Sequence[GrowingCache]) -> list[GrowingCache]:
+    """Forked caches with every row's real columns moved to its start; for inference."""
+    (settled,) = fork(caches[:1], None)
+    layout = settled.layout
+    assert layout is not None
+    width = int(np.array(layout.base).max())
+    order = mx.argsort(layout.position, axis=1)[:, :width]
+    rows = mx.arange(order.shape[0])[:, None]
+    aligned = left_aligned(width, layout.base)
+
+    def move(array: mx.array | None) -> mx.array | None:
+        if array is None:  # no column yet
+            return None
+        return array.swapaxes(1, 2)[rows, order].swapaxes(1, 2)
+
+    made = []
+    for cache in caches:
+        twin = GrowingCache(cache.mask_rank, cache.reserve)
+        twin.held, twin.layout = width, aligned
+        twin.keys, twin.values = move(cache.keys), move(cache.values)
+        made.append(twin)
+    return made
+
+
+def join(one: Sequence[GrowingCache], other: Sequence[GrowingCache]) -> list[GrowingCache]:
+    """The rows of both, forked caches, one after the other, compacted; for inference."""
+    one, other = compact(one), compact(other)
+    width = max(one[0].held, other[0].held)
+    bases = [caches[0].layout.base for caches in (one, other) if caches[0].layout is not None]
+    layout = left_aligned(width, mx.concatenate(bases))
+
+    def stack(left: mx.array | None, right: mx.array | None) -> mx.array | None:
+        known = right if left is None else left
+        if known is None:
+            return None
+        parts = []
+        for part, base in zip((left, right), bases, strict=True):
+            if part is None:
+                part = mx.zeros((base.shape[0], known.shape[1], 0, known.shape[3]), known.dtype)
+            room = [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]
+            parts.append(mx.pad(part, room))
+        return mx.concatenate(parts)
+
+    made = []
+    for left, right in zip(one, other, strict=True):
+        cache = GrowingCache(left.mask_rank, left.reserve)
+        cache.held, cache.layout = width, layout
+        cache.keys, cache.values = stack(left.keys, right.keys), stack(left.values, right.values)
+        made.append(cache)
+    return made
 
 
 def new_caches(model: Any, reserve: int = 0) -> list[GrowingCache]:
@@ -156,58 +257,3 @@ def _mask_rank(model: Any) -> int:
     if getattr(model, "model_type", "") != "gemma2":
         return 4
     return 5 if model.args.num_attention_heads > model.args.num_key_value_heads else 4
-
-
-def left_align(tokens: mx.array, lengths: mx.array) -> mx.array:
-    """Move the padding of left-padded rows [b, l] to their right; ``lengths`` [b] are real."""
-    width = tokens.shape[1]
-    index = (mx.arange(width) + (width - lengths)[:, None]) % width
-    return mx.take_along_axis(tokens, index, axis=1)
-
-
-def shared_token_logprobs(
-    model: Any,
-    prompt_tokens: mx.array,
-    prompt_lengths: mx.array,
-    response_tokens: mx.array,
-    response_mask: mx.array,
-) -> mx.array:
-    """``log p(y_t | x, y_<t)`` of every response token, prompts forwarded once.
-
-    Args:
-        model: an mlx-lm model.
-        prompt_tokens: left-padded [p, lp] int.
-        prompt_lengths: real prompt tokens [p] int, at least 1.
-        response_tokens: right-padded [p, r, lr] int.
-        response_mask: True at real response tokens [p, r, lr].
-
-    Returns:
-        nats, fp32 [p, r, lr]; 0 at padding.
-    """
-    count, repeats, width = response_tokens.shape
-    caches = new_caches(model)
-    before = prompt_lengths - 1
-    if prompt_tokens.shape[1] > 1:
-        model(left_align(prompt_tokens[:, :-1], before), cache=caches)  # logits are never read
-    forks = [cache.fork(before, repeats) for cache in caches]
-    targets = response_tokens.reshape(count * repeats, width)
-    last = mx.repeat(prompt_tokens[:, -1:], repeats, axis=0)
-    inputs = mx.concatenate([last, targets[:, :-1]], axis=1)
-    logits = model(inputs, cache=forks).astype(mx.float32)
-    picked = mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    logps = picked - mx.logsumexp(logits, axis=-1)
-    mask = response_mask.reshape(count * repeats, width).astype(mx.bool_)
-    return mx.where(mask, logps, 0.0).reshape(count, repeats, width)
-
-
-def shared_logprobs(
-    model: Any,
-    prompt_tokens: mx.array,
-    prompt_lengths: mx.array,
-    response_tokens: mx.array,
-    response_mask: mx.array,
-) -> mx.array:
-    """``log p(y|x)``, summed over tokens: nats, fp32 [p, r]. See ``shared_token_logprobs``."""
-    return shared_token_logprobs(
-        model, prompt_tokens, prompt_lengths, response_tokens, response_mask
-    ).sum(axis=-1)

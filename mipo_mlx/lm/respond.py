@@ -8,19 +8,24 @@ Greedy decoding takes the most likely token. Not covered: penalties, stop string
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import chat
+from mipo_mlx.lm.forest import hold_in_chunks, stems_of
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import GrowingCache, new_caches
+from mipo_mlx.lm.prefix import GrowingCache, fork, join, settle
 from mipo_mlx.types import Response
 
 PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
-RESERVE = 256  # cache columns allocated at a time
+RESERVE = 256  # most cache columns allocated at a time
+MOST_ROWS = 64  # answers side by side when memory sets no lower bound
+REFILL_AT = 0.75  # share of rows left over at which waiting answers join
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,12 @@ class Job:
     Attributes:
         key: its name; with the seed it fixes every random number of the answer.
         prompt_ids: the prompt, at least one token.
+        group: prompts of one group share the tokens that all of them start with; "" shares none.
     """
 
     key: str
     prompt_ids: tuple[int, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,16 @@ class Sampling:
         top_p: nucleus, taken before temperature as mlx-lm does; 1 is off.
         max_tokens: most new tokens.
         seed: of every random number.
-        batch_size: answers side by side.
+        batch_size: answers side by side; 0 takes what fits.
+        memory_limit: bytes for keys and values when ``batch_size`` is 0; 0 is no limit.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 256
     seed: int = 0
-    batch_size: int = 32
+    batch_size: int = 0
+    memory_limit: int = 0
 
 
 def job_key(seed: int, key: str) -> tuple[int, int]:
@@ -71,74 +80,152 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
     return mx.where(logprobs < mx.take_along_axis(ordered, dropped, axis=-1), -mx.inf, logprobs)
 
 
-def choose(logits: mx.array, keys: mx.array, index: int, sampling: Sampling) -> mx.array:
-    """Next tokens [b] from logits [b, v]; row i draws with ``keys[i]`` ([b, 2]) and ``index``."""
+def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling) -> mx.array:
+    """Next tokens [b] from logits [b, v]; row i draws with ``keys[i]`` [2] and ``index[i]``."""
     logits = logits.astype(mx.float32)
     if sampling.temperature == 0:
         return mx.argmax(logits, axis=-1)
     if sampling.top_p < 1:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         logits = nucleus(logprobs, sampling.top_p)
-    step = keys + mx.array([0, index], dtype=mx.uint32)
+    step = mx.stack([keys[:, 0], keys[:, 1] + index], axis=1)
     size = (logits.shape[-1],)
     noise = mx.vmap(lambda key: mx.random.gumbel(size, key=key))(step)
     return mx.argmax(logits / sampling.temperature + noise, axis=-1)
 
 
-def prefill(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> list[GrowingCache]:
-    """Caches that hold all but the last token of each prompt, ready for answers."""
-    lengths = np.array([len(ids) - 1 for ids in prompts], dtype=np.int32)
-    padded = np.zeros((len(prompts), int(lengths.max())), dtype=np.int32)
-    for row, ids in enumerate(prompts):
-        padded[row, : len(ids) - 1] = ids[:-1]
-    caches = new_caches(lm.model, RESERVE)
-    chunk = max(1, PREFILL_TOKENS // len(prompts))
-    for start in range(0, padded.shape[1], chunk):
-        lm.model(mx.array(padded[:, start : start + chunk]), cache=caches)  # logits are never read
-        mx.eval([cache.state for cache in caches])
-    return [cache.fork(mx.array(lengths)) for cache in caches]
+@dataclass
+class _Live:
+    """Answers in the making: a row each, with the token that was drawn last and not yet read."""
+
+    jobs: list[Job]
+    ids: list[list[int]]
+    caches: list[GrowingCache]
+    pending: mx.array
+    keys: mx.array
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows only."""
+        index = mx.array(rows)
+        self.jobs = [self.jobs[row] for row in rows]
+        self.ids = [self.ids[row] for row in rows]
+        self.caches = fork(self.caches, index)
+        self.pending, self.keys = self.pending[index], self.keys[index]
+
+    def join(self, new: _Live) -> None:
+        """Add the rows of another."""
+        self.jobs += new.jobs
+        self.ids += new.ids
+        self.caches = join(self.caches, new.caches)
+        self.pending = mx.concatenate([self.pending, new.pending])
+        self.keys = mx.concatenate([self.keys, new.keys])
 
 
-def _batch(
-    lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling, ends: set[int]
-) -> Iterator[tuple[str, Response]]:
-    """Answer jobs side by side, one token a step; the next step is sent off before one is read."""
-    caches = prefill(lm, [job.prompt_ids for job in jobs])
-    keys = mx.array([job_key(sampling.seed, job.key) for job in jobs], dtype=mx.uint32)
-    tokens = mx.array([job.prompt_ids[-1] for job in jobs], dtype=mx.int32)
+class _Sampler:
+    """The loop of ``respond``: a stem is forwarded once, finished rows make room for others."""
 
-    def step(tokens: mx.array, index: int) -> mx.array:
-        logits = lm.model(tokens[:, None], cache=caches)[:, -1]
-        chosen = choose(logits, keys, index, sampling)
-        mx.async_eval(chosen, [cache.state for cache in caches])
-        return chosen
+    def __init__(self, lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling) -> None:
+        self.lm, self.sampling = lm, sampling
+        self.ends = chat.eos_ids(lm.tokenizer)
+        stems, owner = stems_of([job.prompt_ids for job in jobs], [job.group for job in jobs])
+        self.stems = stems
+        order = sorted(
+            range(len(jobs)),
+            key=lambda i: (len(stems[owner[i]]), owner[i], len(jobs[i].prompt_ids), jobs[i].key),
+        )
+        self.queue = deque((jobs[index], owner[index]) for index in order)
+        self.plate: list[GrowingCache] = []  # forwarded stems that are still needed
+        self.on_plate: list[int] = []
+        self.rows = sampling.batch_size or self._rows_that_fit()
 
-    live = [(job, [0] * 0) for job in jobs]
-    tokens = step(tokens, 0)
-    for index in range(sampling.max_tokens):
-        last = index + 1 == sampling.max_tokens
-        ahead = tokens if last else step(tokens, index + 1)
-        kept: list[int] = []
-        for row, ((job, ids), token) in enumerate(zip(live, _read(tokens), strict=True)):
-            ids.append(token)
-            if token in ends or last:
-                reason = "stop" if token in ends else "length"
-                yield job.key, Response(chat.decode(lm.tokenizer, ids), tuple(ids), reason)
-            else:
-                kept.append(row)
-        if not kept:
+    def _rows_that_fit(self) -> int:
+        """Rows side by side within the memory limit; at least 1, at most ``MOST_ROWS``."""
+        if not self.queue or not self.sampling.memory_limit:
+            return MOST_ROWS
+        job, stem = max(self.queue, key=lambda item: len(item[0].prompt_ids))
+        self._serve([stem])
+        columns = len(job.prompt_ids) + self.sampling.max_tokens
+        held = sum(array.nbytes for cache in self.plate for array in cache.state)
+        per_column = held / max(1, self.plate[0].held)
+        copies = 3  # the rows, their next version while it is written, and activations
+        fit = int(self.sampling.memory_limit / (copies * columns * max(1.0, per_column)))
+        return max(1, min(MOST_ROWS, fit))
+
+    def _serve(self, wanted: Sequence[int]) -> list[int]:
+        """Rows of the plate that hold these stems, forwarded now if they are not there yet."""
+        missing = sorted(set(wanted) - set(self.on_plate))
+        if missing:
+            waiting = {stem for _, stem in self.queue} | set(wanted)
+            kept = [row for row, stem in enumerate(self.on_plate) if stem in waiting]
+            held = hold_in_chunks(
+                self.lm.model, [self.stems[stem] for stem in missing], PREFILL_TOKENS
+            )
+            fresh = fork(held.caches, None, held.lengths)
+            old = fork(self.plate, mx.array(kept)) if kept else []
+            self.plate = join(old, fresh) if old else fresh
+            self.on_plate = [self.on_plate[row] for row in kept] + missing
+        return [self.on_plate.index(stem) for stem in wanted]
+
+    def _admit(self, count: int) -> _Live:
+        """Prefill the next waiting jobs and draw the first token of each."""
+        chosen = [self.queue.popleft() for _ in range(min(count, len(self.queue)))]
+        jobs = [job for job, _ in chosen]
+        rows = self._serve([stem for _, stem in chosen])
+        caches = fork(self.plate, mx.array(rows))
+        for cache in caches:
+            cache.reserve = min(RESERVE, self.sampling.max_tokens)
+        rests = [job.prompt_ids[len(self.stems[stem]) : -1] for job, stem in chosen]
+        tokens, _ = pad_right(rests)
+        if tokens.shape[1]:
+            self.lm.model(mx.array(tokens), cache=caches)
+            settle(caches, mx.array([len(ids) for ids in rests]))
+        keys = [job_key(self.sampling.seed, job.key) for job in jobs]
+        live = _Live(
+            jobs=jobs,
+            ids=[[] for _ in jobs],
+            caches=caches,
+            pending=mx.array([job.prompt_ids[-1] for job in jobs], dtype=mx.int32),
+            keys=mx.array(keys, dtype=mx.uint32),
+        )
+        live.pending = self._step(live, [0] * len(jobs))
+        return live
+
+    def _step(self, live: _Live, index: Sequence[int]) -> mx.array:
+        """Feed the pending tokens and draw the next ones, which are token ``index`` of each row."""
+        logits = self.lm.model(live.pending[:, None], cache=live.caches)[:, -1]
+        drawn = choose(logits, live.keys, mx.array(list(index), dtype=mx.uint32), self.sampling)
+        mx.async_eval(drawn, [cache.state for cache in live.caches])
+        return drawn
+
+    def run(self) -> Iterator[tuple[str, Response]]:
+        """All answers; the next step is sent off before one is read."""
+        if not self.queue:
             return
-        if len(kept) < len(live):
-            live = [live[row] for row in kept]
-            rows = mx.array(kept)
-            ahead, keys = ahead[rows], keys[rows]
-            for cache in caches:
-                cache.keep(rows)
-        tokens = ahead
-
-
-def _read(tokens: mx.array) -> list[int]:
-    return [int(token) for token in np.array(tokens)]
+        live = self._admit(self.rows)
+        most = self.sampling.max_tokens
+        while True:
+            drawn = live.pending
+            if any(len(ids) + 1 < most for ids in live.ids):
+                live.pending = self._step(live, [len(ids) + 1 for ids in live.ids])
+            kept: list[int] = []
+            for row, token in enumerate(np.array(drawn).tolist()):
+                ids = live.ids[row]
+                ids.append(int(token))
+                if token in self.ends or len(ids) == most:
+                    reason = "stop" if token in self.ends else "length"
+                    text = chat.decode(self.lm.tokenizer, ids)
+                    yield live.jobs[row].key, Response(text, tuple(ids), reason)
+                else:
+                    kept.append(row)
+            if not kept:
+                if not self.queue:
+                    return
+                live = self._admit(self.rows)
+                continue
+            if len(kept) < len(live.jobs):
+                live.keep(kept)
+            if self.queue and len(kept) <= REFILL_AT * self.rows:
+                live.join(self._admit(self.rows - len(kept)))
 
 
 def respond(
@@ -150,18 +237,15 @@ def respond(
     ``max_tokens`` is marked ``length``.
 
     Raises:
-        ValueError: a prompt without tokens, or ``max_tokens`` or ``batch_size`` below 1.
+        ValueError: a prompt without tokens, ``max_tokens`` below 1 or ``batch_size`` below 0.
     """
-    if sampling.max_tokens < 1 or sampling.batch_size < 1:
-        raise ValueError(f"max_tokens and batch_size must be at least 1, not {sampling}")
+    if sampling.max_tokens < 1 or sampling.batch_size < 0:
+        raise ValueError(f"max_tokens must be at least 1 and batch_size 0, not {sampling}")
     if any(not job.prompt_ids for job in jobs):
         raise ValueError("every prompt must have at least one token")
-    ends = chat.eos_ids(lm.tokenizer)
-    ordered = sorted(jobs, key=lambda job: (len(job.prompt_ids), job.key))
     was_training = lm.model.training
     lm.model.eval()
     try:
-        for start in range(0, len(ordered), sampling.batch_size):
-            yield from _batch(lm, ordered[start : start + sampling.batch_size], sampling, ends)
+        yield from _Sampler(lm, jobs, sampling).run()
     finally:
         lm.model.train(was_training)

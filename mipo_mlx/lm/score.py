@@ -1,74 +1,75 @@
-"""Summed log-probs of given responses, batched by length, without gradients."""
+"""Summed log-probs of given responses, without gradients, every shared prefix forwarded once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
+from mipo_mlx.lm.forest import Row, hold_in_chunks, plant, sequence_logprobs, stems_of
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import shared_logprobs
 
-WINDOW = 512  # rows sorted together; bounds how long the first result waits
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """Responses to score under one prompt; none may be empty.
-
-    Attributes:
-        prompt_ids: at least one token.
-        responses: token ids, end-of-turn token included where there is one.
-    """
-
-    prompt_ids: tuple[int, ...]
-    responses: tuple[tuple[int, ...], ...]
+WINDOW = 512  # rows planned together; bounds how long the first result waits
 
 
-def _size(row: ScoreRow) -> tuple[int, int, int]:
-    return len(row.responses), len(row.prompt_ids), max(map(len, row.responses))
+def _size(row: Row) -> tuple[int, int]:
+    return len(row.prompt_ids), max(map(len, row.responses))
 
 
-def plan(rows: Sequence[ScoreRow], max_batch_tokens: int) -> list[list[int]]:
-    """Indices of rows in batches: equal counts of responses, like lengths, bounded in tokens.
-
-    A batch of ``p`` rows costs ``p * r * (prompt + response)`` padded tokens, as the forked cache
-    does. A row beyond the bound is a batch of its own.
-    """
-    groups: list[list[int]] = []
-    width = (0, 0, 0)
-    for index in sorted(range(len(rows)), key=lambda i: _size(rows[i])):
-        count, prompt, response = _size(rows[index])
-        wide = (count, max(width[1], prompt), max(width[2], response))
-        fits = bool(groups) and count == width[0]
-        if fits and (len(groups[-1]) + 1) * count * (wide[1] + wide[2]) <= max_batch_tokens:
-            groups[-1].append(index)
-            width = wide
+def waves(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+    """Indices of rows whose stems are held together: whole groups, like lengths, bounded tokens."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(row.group or f"\0{index}", []).append(index)
+    ordered = sorted(groups.values(), key=lambda g: (_size(rows[g[0]]), g))
+    made: list[list[int]] = []
+    count = 0
+    for group in ordered:
+        width = max(len(rows[index].prompt_ids) for index in group)
+        if made and (count + 1) * width <= max_tokens:
+            made[-1] += group
+            count += 1
         else:
-            groups.append([index])
-            width = (count, prompt, response)
-    return groups
+            made.append(list(group))
+            count = 1
+    return made
 
 
-def _score_batch(lm: LanguageModel, rows: Sequence[ScoreRow]) -> list[list[float]]:
-    count, prompt, response = (max(sizes) for sizes in zip(*map(_size, rows), strict=True))
-    prompts = np.zeros((len(rows), prompt), dtype=np.int32)
-    targets = np.zeros((len(rows), count, response), dtype=np.int32)
-    mask = np.zeros((len(rows), count, response), dtype=bool)
-    for i, row in enumerate(rows):
-        prompts[i, prompt - len(row.prompt_ids) :] = row.prompt_ids
-        for j, ids in enumerate(row.responses):
-            targets[i, j, : len(ids)] = ids
-            mask[i, j, : len(ids)] = True
-    lengths = mx.array([len(row.prompt_ids) for row in rows], dtype=mx.int32)
-    logps = shared_logprobs(lm.model, mx.array(prompts), lengths, mx.array(targets), mx.array(mask))
-    return [[float(value) for value in row] for row in np.array(logps)]
+def plan(rows: Sequence[Row], indices: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Batches of a wave: like lengths, at most ``max_tokens`` padded columns of responses.
+
+    A row beyond the bound is a batch of its own.
+    """
+    made: list[list[int]] = []
+    count, prompt, response = 0, 0, 0
+    for index in sorted(indices, key=lambda i: (_size(rows[i]), i)):
+        wide = max(prompt, len(rows[index].prompt_ids)), max(response, _size(rows[index])[1])
+        more = count + len(rows[index].responses)
+        if made and more * sum(wide) <= max_tokens:
+            made[-1].append(index)
+            count, (prompt, response) = more, wide
+        else:
+            made.append([index])
+            count, (prompt, response) = len(rows[index].responses), _size(rows[index])
+    return made
+
+
+def _score_wave(
+    lm: LanguageModel, rows: Sequence[Row], indices: Sequence[int], max_tokens: int
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    mine = [rows[index] for index in indices]
+    stems, owner = stems_of([row.prompt_ids for row in mine], [row.group for row in mine])
+    held = hold_in_chunks(lm.model, stems, max_tokens)
+    place = dict(zip(indices, owner, strict=True))
+    for batch in plan(rows, indices, max_tokens):
+        forest = plant([rows[i] for i in batch], stems, [place[i] for i in batch])
+        values = iter(np.array(sequence_logprobs(lm.model, forest, held)).tolist())
+        for index in batch:
+            yield index, tuple(next(values) for _ in rows[index].responses)
 
 
 def score(
-    lm: LanguageModel, rows: Sequence[ScoreRow], *, max_batch_tokens: int = 16_384
+    lm: LanguageModel, rows: Sequence[Row], *, max_batch_tokens: int = 16_384
 ) -> Iterator[tuple[float, ...]]:
     """``log p(y|x)`` of every response, summed over its tokens, in nats; in the order of ``rows``.
 
@@ -86,9 +87,8 @@ def score(
         for start in range(0, len(rows), WINDOW):
             window = rows[start : start + WINDOW]
             results: dict[int, tuple[float, ...]] = {}
-            for indices in plan(window, max_batch_tokens):
-                values = _score_batch(lm, [window[index] for index in indices])
-                results.update(zip(indices, map(tuple, values), strict=True))
+            for wave in waves(window, max_batch_tokens):
+                results.update(_score_wave(lm, window, wave, max_batch_tokens))
             for index in range(len(window)):
                 yield results[index]
     finally:

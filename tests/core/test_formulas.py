@@ -69,7 +69,9 @@ GRID = [[[-40.0, -75.0], [-58.0, -31.0]]]  # prompt +, -; response +, -
 
 
 def test_baseline_vectors() -> None:
-    assert infonce_loss(mx.array(GRID), temperature=100.0).item() == pytest.approx(0.552173, abs=1e-6)
+    assert infonce_loss(mx.array(GRID), temperature=100.0).item() == pytest.approx(
+        0.552173, abs=1e-6
+    )
     assert sami_loss(mx.array(GRID) / 60).item() == pytest.approx(0.470820, abs=1e-6)
 
 

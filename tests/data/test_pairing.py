@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mipo_mlx.data.batch import EncodedPair, batches, pad_left, pad_right
+from mipo_mlx.data.batch import EncodedPair, batches, pad_right
 from mipo_mlx.data.contrast import Contrast, contrast, derangement
 from mipo_mlx.data.pairs import filter_pairs, length_summary
 from mipo_mlx.data.split import split
@@ -136,9 +136,6 @@ def test_a_split_leaves_one_on_each_side(share: float, count: int) -> None:
 
 
 def test_padding() -> None:
-    tokens, lengths = pad_left([[5, 6, 7], [8]])
-    np.testing.assert_array_equal(tokens, [[5, 6, 7], [0, 0, 8]])
-    np.testing.assert_array_equal(lengths, [3, 1])
     tokens, mask = pad_right([[5, 6, 7], [8]])
     np.testing.assert_array_equal(tokens, [[5, 6, 7], [8, 0, 0]])
     np.testing.assert_array_equal(mask, [[True] * 3, [True, False, False]])

@@ -10,8 +10,9 @@ import pytest
 
 from mipo_mlx.lm import chat
 from mipo_mlx.lm import respond as module
+from mipo_mlx.lm.forest import stems_of
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, prefill, respond
+from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, respond
 from mipo_mlx.types import Response
 
 from . import archs
@@ -19,10 +20,17 @@ from . import archs
 
 def jobs(count: int = 24) -> list[Job]:
     rng = np.random.default_rng(1)
-    return [
-        Job(f"job{i}", tuple(int(t) for t in rng.integers(3, 250, rng.integers(1, 20))))
-        for i in range(count)
-    ]
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in rng.integers(3, 250, rng.integers(low, high)))
+
+    heads = [ids(5, 30), ids(2, 9)]
+    made = []
+    for index in range(count):
+        group = ("a", "b", "")[index % 3]
+        prompt = (heads[index % 3] if group else ()) + ids(1, 20)
+        made.append(Job(f"job{index}", prompt, group))
+    return made
 
 
 def answers(lm: LanguageModel, wanted: list[Job], sampling: Sampling) -> dict[str, Response]:
@@ -50,7 +58,7 @@ def test_text_depends_on_neither_batch_size_nor_order(name: str, tmp_path: Path)
     base = Sampling(max_tokens=12, seed=7)
     found = answers(lm, wanted, base)
     assert set(found) == {job.key for job in wanted}
-    for size, order in ((1, wanted), (3, wanted[::-1]), (16, wanted)):
+    for size, order in ((1, wanted), (3, wanted[::-1]), (7, wanted[3:] + wanted[:3]), (16, wanted)):
         again = answers(lm, order, Sampling(max_tokens=12, seed=7, batch_size=size))
         assert again == found
     subset = answers(lm, wanted[5:8], base)
@@ -91,23 +99,54 @@ def test_greedy_equals_stock_greedy(name: str, tmp_path: Path) -> None:
         assert list(found[job.key].token_ids) == stock
 
 
-def test_a_long_prompt_is_forwarded_in_chunks(
+def test_long_stems_are_forwarded_in_chunks_and_each_once(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = [job.prompt_ids for job in jobs(4)]
-    whole = prefill(lm, prompts)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 4 * 3)
-    parts = prefill(lm, prompts)
-    for one, other in zip(whole, parts, strict=True):
-        for left, right in zip(one.state, other.state, strict=True):
-            np.testing.assert_allclose(np.array(left), np.array(right), atol=1e-5)
+    wanted = jobs(30)
+    base = Sampling(max_tokens=6, seed=3, batch_size=4)
+    whole = answers(lm, wanted, base)
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 12)
+    assert answers(lm, wanted, base) == whole
+    seen: list[tuple[int, ...]] = []
+    real = module.hold_in_chunks
+
+    def spy(model: object, stems: list[tuple[int, ...]], limit: int) -> object:
+        seen.extend(stems)
+        return real(model, stems, limit)
+
+    monkeypatch.setattr(module, "hold_in_chunks", spy)
+    assert answers(lm, wanted, base) == whole
+    stems, _ = stems_of([job.prompt_ids for job in wanted], [job.group for job in wanted])
+    assert sorted(seen) == sorted(stems)
+
+
+def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
+    def rows(limit: int) -> int:
+        sampler = module._Sampler(lm, jobs(), Sampling(max_tokens=20, memory_limit=limit))
+        return sampler.rows
+
+    assert rows(0) == module.MOST_ROWS
+    assert rows(1) == 1
+    sizes = [rows(limit) for limit in (10**5, 10**6, 10**7)]
+    assert sizes == sorted(sizes)
+    assert 1 < sizes[1] < module.MOST_ROWS
+    columns = max(len(job.prompt_ids) for job in jobs()) + 20
+    config = archs.arguments("llama")
+    head = config["hidden_size"] // config["num_attention_heads"]
+    column = 2 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
+    assert sizes[1] * columns * column <= 10**6
 
 
 def test_draws_follow_the_softmax_at_a_temperature() -> None:
     logits = mx.array([2.0, 0.0, 1.0, -1.0])
     count, temperature = 20_000, 0.7
     keys = mx.array([job_key(3, str(i)) for i in range(count)], dtype=mx.uint32)
-    tokens = choose(mx.broadcast_to(logits, (count, 4)), keys, 0, Sampling(temperature=temperature))
+    tokens = choose(
+        mx.broadcast_to(logits, (count, 4)),
+        keys,
+        mx.array(0, mx.uint32),
+        Sampling(temperature=temperature),
+    )
     found = np.bincount(np.array(tokens), minlength=4) / count
     wanted = np.exp(np.array(logits) / temperature)
     np.testing.assert_allclose(found, wanted / wanted.sum(), atol=0.012)
@@ -117,7 +156,9 @@ def test_draws_at_two_token_indices_are_independent() -> None:
     count = 4_000
     keys = mx.array([job_key(3, str(i)) for i in range(count)], dtype=mx.uint32)
     flat = mx.zeros((count, 2))
-    one, two = (np.array(choose(flat, keys, index, Sampling())) for index in (0, 1))
+    one, two = (
+        np.array(choose(flat, keys, mx.array(index, mx.uint32), Sampling())) for index in (0, 1)
+    )
     assert abs(np.mean(one == two) - 0.5) < 0.03
 
 
@@ -130,7 +171,10 @@ def test_nucleus_keeps_the_fewest_likeliest() -> None:
 def test_nucleus_of_almost_nothing_is_greedy() -> None:
     logits = mx.random.normal((50, 9), key=mx.random.key(0))
     keys = mx.array([job_key(0, str(i)) for i in range(50)], dtype=mx.uint32)
-    assert mx.array_equal(choose(logits, keys, 0, Sampling(top_p=0.01)), mx.argmax(logits, axis=-1))
+    assert mx.array_equal(
+        choose(logits, keys, mx.array(0, mx.uint32), Sampling(top_p=0.01)),
+        mx.argmax(logits, axis=-1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +182,7 @@ def test_nucleus_of_almost_nothing_is_greedy() -> None:
     [
         ([Job("a", ())], Sampling()),
         ([Job("a", (1,))], Sampling(max_tokens=0)),
-        ([Job("a", (1,))], Sampling(batch_size=0)),
+        ([Job("a", (1,))], Sampling(batch_size=-1)),
     ],
 )
 def test_empty_prompts_and_counts_are_refused(

@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 
 from mipo_mlx.lm import score as module
+from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.score import ScoreRow, plan, score
+from mipo_mlx.lm.score import plan, score, waves
 
-from .test_prefix import plain_logprobs
+from .test_forest import plain_logprobs
 
 
-def rows(count: int = 30) -> list[ScoreRow]:
+def rows(count: int = 30) -> list[Row]:
     rng = np.random.default_rng(2)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(3, 300, rng.integers(low, high)))
 
-    return [ScoreRow(ids(1, 25), tuple(ids(1, 9) for _ in range(1 + i % 3))) for i in range(count)]
+    heads = [ids(5, 30), ids(2, 9)]
+    made = []
+    for index in range(count):
+        group = ("a", "b", "")[index % 3]
+        prompt = (heads[index % 3] if group else ()) + ids(1, 25)
+        made.append(Row(prompt, tuple(ids(1, 9) for _ in range(1 + index % 4)), group))
+    return made
 
 
 @pytest.mark.parametrize("limit", [1, 100, 16_384])
@@ -40,18 +47,21 @@ def test_windows_change_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPat
         assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_plan_covers_every_row_once_within_the_bound() -> None:
+def test_waves_and_plans_cover_every_row_once_within_the_bound() -> None:
     items = rows(50)
-    groups = plan(items, 300)
-    assert sorted(index for group in groups for index in group) == list(range(50))
-    for group in groups:
-        members = [items[index] for index in group]
-        counts = {len(item.responses) for item in members}
-        assert len(counts) == 1
-        width = max(len(item.prompt_ids) for item in members) + max(
-            len(ids) for item in members for ids in item.responses
-        )
-        assert len(group) == 1 or len(group) * counts.pop() * width <= 300
+    made = waves(items, 200)
+    assert sorted(index for wave in made for index in wave) == list(range(50))
+    assert len(made) > 1
+    for group in ("a", "b"):  # stems are never forwarded twice
+        assert sum(any(items[index].group == group for index in wave) for wave in made) == 1
+    for wave in made:
+        batches = plan(items, wave, 300)
+        assert sorted(index for batch in batches for index in batch) == sorted(wave)
+        for batch in batches:
+            members = [items[index] for index in batch]
+            sides = [side for item in members for side in item.responses]
+            width = max(len(item.prompt_ids) for item in members) + max(map(len, sides))
+            assert len(batch) == 1 or len(sides) * width <= 300
 
 
 def test_the_model_keeps_its_mode(lm: LanguageModel) -> None:
@@ -60,9 +70,7 @@ def test_the_model_keeps_its_mode(lm: LanguageModel) -> None:
     assert lm.model.training
 
 
-@pytest.mark.parametrize(
-    "row", [ScoreRow((), ((1,),)), ScoreRow((1,), ()), ScoreRow((1,), ((1,), ()))]
-)
-def test_empty_rows_are_refused(lm: LanguageModel, row: ScoreRow) -> None:
+@pytest.mark.parametrize("row", [Row((), ((1,),)), Row((1,), ()), Row((1,), ((1,), ()))])
+def test_empty_rows_are_refused(lm: LanguageModel, row: Row) -> None:
     with pytest.raises(ValueError, match="no empty"):
         list(score(lm, [row]))

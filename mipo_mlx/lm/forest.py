@@ -1,0 +1,189 @@
+"""Log-probs over a forest: stems -> branches -> responses, every node forwarded once.
+
+A stem is what several prompts start with, such as a user's context; a branch is the rest of one
+prompt; responses follow branches. Keys and values stay nodes of the graph, so gradients flow back
+through branches and stems. Whole prompts without sharing are a forest of stems only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from mipo_mlx.core import logprobs as core
+from mipo_mlx.data.batch import pad_right
+from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with its responses.
+
+    Attributes:
+        prompt_ids: at least one token.
+        responses: token ids, end-of-turn token included where there is one; none is empty.
+        group: prompts of one group share the tokens that all of them start with; "" shares none.
+    """
+
+    prompt_ids: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    group: str = ""
+
+
+class Forest(NamedTuple):
+    """Arrays of a batch. All rows are right-padded; lengths count real tokens.
+
+    stems [s, ls] int32, stem_lengths [s] · branches [b, lb] int32 (without each prompt's last
+    token), branch_lengths [b], stem_of [b] · last [b] int32, the prompts' last tokens ·
+    responses [r, lr] int32, mask [r, lr] bool, branch_of [r].
+    """
+
+    stems: mx.array
+    stem_lengths: mx.array
+    branches: mx.array
+    branch_lengths: mx.array
+    stem_of: mx.array
+    last: mx.array
+    responses: mx.array
+    mask: mx.array
+    branch_of: mx.array
+
+
+def common_length(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all prompts start with, leaving at least one to each."""
+    shortest, longest = min(prompts), max(prompts)  # in order of dictionaries
+    limit = min(map(len, prompts)) - 1
+    for index in range(limit):
+        if shortest[index] != longest[index]:
+            return index
+    return limit
+
+
+def stems_of(
+    prompts: Sequence[tuple[int, ...]], groups: Sequence[str]
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Distinct stems, and for each prompt the index of its own.
+
+    A prompt without a group is its own stem, save for its last token.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group or f"\0{index}", []).append(index)
+    stems: list[tuple[int, ...]] = []
+    owner = [0] * len(prompts)
+    for indices in members.values():
+        mine = [prompts[index] for index in indices]
+        for index in indices:
+            owner[index] = len(stems)
+        stems.append(mine[0][: common_length(mine)])
+    return stems, owner
+
+
+@dataclass(frozen=True)
+class Held:
+    """Forwarded stems: caches in prompt mode, and real tokens of each [s]."""
+
+    caches: list[GrowingCache]
+    lengths: mx.array
+
+
+def plant(
+    rows: Sequence[Row],
+    stems: Sequence[tuple[int, ...]] | None = None,
+    owner: Sequence[int] | None = None,
+) -> Forest:
+    """Pad rows into one forest; responses in the order of rows, then of each row's own.
+
+    Args:
+        rows: prompts with responses.
+        stems: those already forwarded, which the forest then leaves out; None finds them.
+        owner: with ``stems``, the index of each row's own.
+    """
+    prompts = [row.prompt_ids for row in rows]
+    known = stems is not None and owner is not None
+    if stems is None or owner is None:
+        stems, owner = stems_of(prompts, [row.group for row in rows])
+    rests = [ids[len(stems[owner[index]]) : -1] for index, ids in enumerate(prompts)]
+    stem_tokens, _ = pad_right([()] if known else stems)
+    branch_tokens, _ = pad_right(rests)
+    tokens, mask = pad_right([ids for row in rows for ids in row.responses])
+    branch_of = np.repeat(np.arange(len(rows)), [len(row.responses) for row in rows])
+    return Forest(
+        stems=mx.array(stem_tokens),
+        stem_lengths=_lengths([()] if known else stems),
+        branches=mx.array(branch_tokens),
+        branch_lengths=_lengths(rests),
+        stem_of=mx.array(list(owner), dtype=mx.int32),
+        last=mx.array([ids[-1] for ids in prompts], dtype=mx.int32),
+        responses=mx.array(tokens),
+        mask=mx.array(mask),
+        branch_of=mx.array(branch_of.astype(np.int32)),
+    )
+
+
+def _lengths(rows: Sequence[tuple[int, ...]]) -> mx.array:
+    return mx.array([len(ids) for ids in rows], dtype=mx.int32)
+
+
+def hold(model: Any, tokens: mx.array, lengths: mx.array, reserve: int = 0) -> Held:
+    """Forward right-padded stems [s, ls]; their logits are never read, so never computed."""
+    caches = new_caches(model, reserve)
+    if tokens.shape[1]:
+        model(tokens, cache=caches)
+    return Held(caches, lengths)
+
+
+def hold_in_chunks(
+    model: Any, stems: Sequence[tuple[int, ...]], max_tokens: int, reserve: int = 0
+) -> Held:
+    """Forward stems for inference, at most ``max_tokens`` padded tokens at once."""
+    padded, _ = pad_right(stems)
+    chunk = max(1, max_tokens // len(stems))
+    caches = new_caches(model, reserve)
+    for start in range(0, padded.shape[1], chunk):
+        model(mx.array(padded[:, start : start + chunk]), cache=caches)
+        mx.eval([cache.state for cache in caches])
+    return Held(caches, _lengths(stems))
+
+
+def grow(model: Any, forest: Forest, held: Held | None = None) -> list[GrowingCache]:
+    """Caches that hold all but the last token of each prompt, a row a branch.
+
+    Args:
+        model: an mlx-lm model.
+        forest: the batch.
+        held: its stems, when they have been forwarded already.
+    """
+    stems = held or hold(model, forest.stems, forest.stem_lengths)
+    caches = fork(stems.caches, forest.stem_of, stems.lengths)
+    if forest.branches.shape[1]:
+        model(forest.branches, cache=caches)
+        settle(caches, forest.branch_lengths)
+    return caches
+
+
+def token_logprobs(model: Any, forest: Forest, held: Held | None = None) -> mx.array:
+    """``log p(y_t | x, y_<t)`` of every response token: nats, fp32 [r, lr], 0 at padding."""
+    caches = fork(grow(model, forest, held), forest.branch_of)
+    first = forest.last[forest.branch_of][:, None]
+    inputs = mx.concatenate([first, forest.responses[:, :-1]], axis=1)
+    logps = core.token_logprobs(model(inputs, cache=caches), forest.responses)
+    return mx.where(forest.mask, logps, 0.0)
+
+
+def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None) -> mx.array:
+    """``log p(y|x)`` of every response, summed over its tokens: nats, fp32 [r]."""
+    return token_logprobs(model, forest, held).sum(axis=-1)
+
+
+def forwarded(rows: Sequence[Row]) -> int:
+    """Tokens that a forest of these rows forwards, padding aside."""
+    stems, owner = stems_of([row.prompt_ids for row in rows], [row.group for row in rows])
+    branches = sum(
+        len(row.prompt_ids) - 1 - len(stems[index]) for row, index in zip(rows, owner, strict=True)
+    )
+    return sum(map(len, stems)) + branches + sum(len(ids) for row in rows for ids in row.responses)
