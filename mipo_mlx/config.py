@@ -63,8 +63,13 @@ class GenerateConfig:
 
     negatives: str = option(
         "random",
-        "Rejected answers come from another user's context, or from no context.",
-        choices=("random", "missing"),
+        "Rejected answers come from another user's context, from no context, from each in its "
+        "share, or from another prompt of the same user.",
+        choices=("random", "missing", "mixed", "prompt"),
+    )
+    num_negatives: int = option(1, "Different rejected answers for each chosen one.", low=1, high=8)
+    missing_share: float = option(
+        0.5, "With mixed negatives, the share from no context.", low=0.0, high=1.0
     )
     prompts_per_context: int = option(
         8, "Prompts drawn for each user; 0 takes all.", low=0, high=1_000_000
@@ -73,9 +78,34 @@ class GenerateConfig:
     top_p: float = option(1.0, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
     max_tokens: int = option(256, "Most new tokens an answer, in tokens.", low=1, high=100_000)
     generate_batch_size: int = option(
-        32, "Answers sampled side by side; never changes their text.", low=1, high=1024
+        0,
+        "Answers sampled side by side, 0: as memory allows; never changes their text.",
+        low=0,
+        high=4096,
+    )
+    memory_limit: float = option(
+        0.0,
+        "GiB for answers in the making; 0 is 70% of what the device recommends.",
+        low=0.0,
+        high=100_000.0,
+    )
+    max_prompt_tokens: int = option(
+        0,
+        "Cut contexts from their old end until context and prompt take this many tokens; 0 is off.",
+        low=0,
+        high=10_000_000,
     )
     enable_thinking: bool = option(False, "Let models that can think do so before they answer.")
+    keep_thinking: bool = option(False, "Keep <think> blocks in the answers that are trained on.")
+    min_pmi: float = option(
+        -1000.0, "Drop pairs with a smaller PMI, in nats; -1000 is off.", low=-1000.0, high=1000.0
+    )
+    length_ratio: float = option(
+        0.0, "Drop pairs with one answer this many times longer; 0 is off.", low=0.0, high=1000.0
+    )
+    match_lengths: bool = option(
+        False, "Drop pairs until chosen and rejected answers are equally long on average."
+    )
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.stats import paired_bootstrap
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
-from mipo_mlx.generate import Progress, answer_key, encode, group_of, sample
+from mipo_mlx.generate import answer_key, encode, sample
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
+from mipo_mlx.reference import Progress, group_of
 from mipo_mlx.types import Context, Prompt, Response
 
 SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them

@@ -7,21 +7,32 @@ each (context, prompt) and serves wherever it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import bisect
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mipo_mlx.config import GenerateConfig
 from mipo_mlx.data.contrast import Contrast
-from mipo_mlx.data.pairs import filter_pairs
+from mipo_mlx.data.pairs import filter_pairs, filter_scored, match_lengths
 from mipo_mlx.errors import DataError
 from mipo_mlx.lm import chat
-from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.memory import limit_bytes
 from mipo_mlx.lm.respond import Job, Sampling, respond
-from mipo_mlx.lm.score import score
+from mipo_mlx.reference import Progress, group_of, with_reference
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
-Progress = Callable[[str, int, int], None]
+
+class AnswerJournal(Protocol):
+    """Keeps answers as they are sampled, so that an interrupted run goes on where it was."""
+
+    def read(self) -> Iterable[tuple[str, Response]]:
+        """Answers of an earlier run with the same inputs."""
+
+    def append(self, key: str, response: Response) -> None:
+        """Keep one more."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,6 @@ class Generated:
 def answer_key(context_id: str, prompt_id: str) -> str:
     """Key of one sampled answer; the text depends on the seed and this key alone."""
     return f"{context_id}\x1f{prompt_id}"
-
-
-def group_of(context_id: str) -> str:
-    """Prompts of one context share its tokens; those without one share the template's head."""
-    return f"context {context_id}"
 
 
 def encode(
@@ -79,8 +85,12 @@ def sample(
     seed: int,
     on_progress: Progress,
     stage: str = "sample answers",
+    journal: AnswerJournal | None = None,
 ) -> dict[str, Response]:
-    """Sample one answer for each distinct (context, prompt), keyed by ``answer_key``."""
+    """Sample one answer for each distinct (context, prompt), keyed by ``answer_key``.
+
+    ``journal`` gives answers sampled before and is told every new one.
+    """
     jobs: dict[str, Job] = {}
     for context, prompt in wanted:
         key = answer_key(context.id if context else "", prompt.id)
@@ -93,51 +103,17 @@ def sample(
         max_tokens=config.max_tokens,
         seed=seed,
         batch_size=config.generate_batch_size,
+        memory_limit=limit_bytes(config.memory_limit),
     )
-    answers: dict[str, Response] = {}
-    on_progress(stage, 0, len(jobs))
-    for key, response in respond(lm, list(jobs.values()), sampling):
+    answers = {key: known for key, known in journal.read() if key in jobs} if journal else {}
+    on_progress(stage, len(answers), len(jobs))
+    waiting = [job for key, job in jobs.items() if key not in answers]
+    for key, response in respond(lm, waiting, sampling):
         answers[key] = response
+        if journal:
+            journal.append(key, response)
         on_progress(stage, len(answers), len(jobs))
     return answers
-
-
-def with_reference(
-    lm: LanguageModel,
-    pairs: Sequence[PreferencePair],
-    *,
-    enable_thinking: bool,
-    on_progress: Progress,
-) -> list[PreferencePair]:
-    """Fill in token ids where missing, and the summed log-probs of both answers, in nats.
-
-    ``lm`` must be the reference, without adapter. Log-probs are rounded to six decimals.
-    """
-    filled, rows = [], []
-    for pair in pairs:
-        sides = []
-        for side in (pair.chosen, pair.rejected):
-            if not side.token_ids:
-                ids = chat.response_ids(
-                    lm.tokenizer, pair.messages, side.text, enable_thinking=enable_thinking
-                )
-                side = replace(side, token_ids=tuple(ids))
-            sides.append(side)
-        filled.append(replace(pair, chosen=sides[0], rejected=sides[1]))
-        prompt = chat.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=enable_thinking)
-        sides_ids = tuple(side.token_ids for side in sides)
-        rows.append(Row(tuple(prompt), sides_ids, group_of(pair.context_id)))
-    done = []
-    stage = "reference log-probs"
-    on_progress(stage, 0, len(rows))
-    for pair, (chosen, rejected) in zip(filled, score(lm, rows), strict=True):
-        logps = {
-            "ref_chosen_logps": round(float(chosen), 6),
-            "ref_rejected_logps": round(float(rejected), 6),
-        }
-        done.append(replace(pair, **logps))  # type: ignore[arg-type]
-        on_progress(stage, len(done), len(rows))
-    return done
 
 
 def _pair(
@@ -161,6 +137,65 @@ def _pair(
     )
 
 
+def without_thoughts(answer: Response) -> Response:
+    """The answer without its whole ``<think>`` blocks; a block without end or start stays."""
+    text = re.sub(r"<think>.*?</think>\s*", "", answer.text, flags=re.DOTALL)
+    return answer if text == answer.text else replace(answer, text=text, token_ids=())
+
+
+def _some_left(kept: Sequence[PreferencePair], count: int, dropped: Mapping[str, int]) -> None:
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        raise DataError(
+            f"No usable pair is left of {count}: {reasons}.",
+            "raise --max-tokens when answers are cut off, --temperature when they are equal; "
+            "loosen --min-pmi and --length-ratio",
+        )
+
+
+def cut_contexts(
+    lm: LanguageModel,
+    contexts: Sequence[Context],
+    prompts: Sequence[Prompt],
+    config: GenerateConfig,
+) -> tuple[list[Context], int]:
+    """Contexts cut to ``max_prompt_tokens``, and how many were cut.
+
+    Words go from the start, the old end of notes that grow at their end; a context is cut once, for
+    the longest prompt, so that all its prompts still share it. Prompts are never cut.
+
+    Raises:
+        DataError: a prompt alone takes more than ``max_prompt_tokens``.
+    """
+    limit = config.max_prompt_tokens
+    if not limit or not prompts:
+        return list(contexts), 0
+    longest = max(prompts, key=lambda prompt: len(lm.tokenizer.encode(prompt.text)))
+
+    def size(context: Context | None) -> int:
+        messages = chat.messages(context, longest)
+        thinking = config.enable_thinking
+        return len(chat.prompt_ids(lm.tokenizer, messages, enable_thinking=thinking))
+
+    made, cut = [], 0
+    for context in contexts:
+        if size(context) > limit:
+            cut += 1
+            starts = [match.start() for match in re.finditer(r"\S+", context.text)]
+            index = bisect.bisect_left(
+                starts, True, key=lambda at: size(replace(context, text=context.text[at:])) <= limit
+            )
+            if index == len(starts):
+                raise DataError(
+                    f"{longest.source or longest.id}: prompt {longest.id!r} leaves no room for a "
+                    f"context within {limit} tokens.",
+                    "raise --max-prompt-tokens, or shorten the prompt",
+                )
+            context = replace(context, text=context.text[starts[index] :])
+        made.append(context)
+    return made, cut
+
+
 def generate(
     lm: LanguageModel,
     contexts: Sequence[Context],
@@ -170,6 +205,7 @@ def generate(
     *,
     seed: int,
     on_progress: Progress,
+    journal: AnswerJournal | None = None,
 ) -> Generated:
     """Sample every answer the contrasts ask for, pair them, drop bad pairs, score the reference.
 
@@ -183,17 +219,32 @@ def generate(
         wanted.append((by_context.get(item.context_id), by_prompt[item.prompt_id]))
         other = by_prompt[item.negative_prompt_id or item.prompt_id]
         wanted.append((by_context.get(item.negative_context_id), other))
-    answers = sample(lm, wanted, config, seed, on_progress)
+    answers = sample(lm, wanted, config, seed, on_progress, journal=journal)
+    tokens = sum(len(answer.token_ids) for answer in answers.values())
+    if not config.keep_thinking:
+        answers = {key: without_thoughts(answer) for key, answer in answers.items()}
     raw = [_pair(item, by_context, by_prompt, answers) for item in contrasts]
     kept, dropped = filter_pairs(raw)
-    if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
-        raise DataError(
-            f"No usable pair is left of {len(raw)}: {reasons}.",
-            "raise --max-tokens when answers are cut off; raise --temperature when they are equal",
-        )
+    _some_left(kept, len(raw), dropped)
     pairs = with_reference(
-        lm, kept, enable_thinking=config.enable_thinking, on_progress=on_progress
+        lm,
+        kept,
+        enable_thinking=config.enable_thinking,
+        on_progress=on_progress,
+        negatives={
+            pair.id: chat.messages(
+                by_context.get(pair.negative_context_id),
+                by_prompt[pair.negative_prompt_id or pair.prompt_id],
+            )
+            for pair in kept
+        },
     )
-    tokens = sum(len(answer.token_ids) for answer in answers.values())
+    least = config.min_pmi if config.min_pmi > -1000 else None
+    pairs, more = filter_scored(pairs, min_pmi=least, length_ratio=config.length_ratio)
+    dropped.update(more)
+    if config.match_lengths:
+        matched = match_lengths(pairs)
+        dropped["length"] += len(pairs) - len(matched)
+        pairs = matched
+    _some_left(pairs, len(raw), dropped)
     return Generated(pairs, dropped, len(answers), tokens)

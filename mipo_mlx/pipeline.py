@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,20 +22,22 @@ from mipo_mlx import report as reporting
 from mipo_mlx.config import RunConfig, read_toml, to_toml
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.data.contrast import contrast
-from mipo_mlx.data.pairs import length_summary, pair_row
+from mipo_mlx.data.pairs import length_summary, pair_row, pmi_summary
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.errors import ConfigError, MipoError
-from mipo_mlx.generate import Progress, with_reference
+from mipo_mlx.generate import Generated, cut_contexts
 from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import Inputs, read_inputs
 from mipo_mlx.lm import adapter, chat
 from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.store import RunStore, file_hash
+from mipo_mlx.reference import Progress, with_reference
+from mipo_mlx.store import Journal, RunStore, file_hash
 from mipo_mlx.train import TrainingRow
 from mipo_mlx.train import train as train_steps
-from mipo_mlx.types import PreferencePair
+from mipo_mlx.types import PreferencePair, Response
 
 Summary = dict[str, Any]
+LENGTH_WARNING = 1.2  # ratio of mean lengths of chosen and rejected answers
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -57,6 +60,54 @@ def saved_config(run: Path) -> dict[str, Any] | None:
     return read_toml(path) if path.is_file() else None
 
 
+def _text_settings(config: RunConfig) -> dict[str, Any]:
+    """Options of sampling that have a say in what is written."""
+    settings = asdict(config.generate)
+    for name in ("generate_batch_size", "memory_limit"):
+        settings.pop(name)
+    return settings
+
+
+class _Answers:
+    """The journal of ``generate``: answers as rows of a checked file, one file for each input.
+
+    The run's options are written with its first answer, so that the same command without them goes
+    on with them.
+    """
+
+    def __init__(self, store: RunStore, key: Mapping[str, Any], config: RunConfig) -> None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self.store, self.config = store, config
+        self.journal = Journal(store, f"answers-{digest[:12]}.jsonl", key)
+
+    def read(self) -> Iterator[tuple[str, Response]]:
+        self.store.write_text("config.toml", to_toml(self.config))
+        for row in self.journal.read():
+            yield row["key"], Response(row["text"], tuple(row["token_ids"]), row["finish_reason"])
+
+    def append(self, key: str, response: Response) -> None:
+        self.journal.append({"key": key, **asdict(response)})
+
+
+def _describe(made: Generated) -> Summary:
+    """What the summary says of the pairs."""
+    lengths = length_summary(made.pairs)
+    stats: Summary = {
+        "pairs": len(made.pairs),
+        "dropped": made.dropped,
+        "responses": made.responses,
+        "response_tokens": made.tokens,
+        "lengths": lengths,
+        "pmi": pmi_summary(made.pairs),
+    }
+    if not 1 / LENGTH_WARNING <= lengths["ratio"] <= LENGTH_WARNING:
+        stats["warning"] = (
+            f"Chosen answers are {lengths['ratio']:.2f} times as long as rejected ones, so training "
+            "may teach length; --match-lengths evens them out."
+        )
+    return stats
+
+
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
     inputs = read_inputs(config.data)
@@ -67,10 +118,11 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         negatives=config.generate.negatives,
         prompts_per_context=config.generate.prompts_per_context,
         seed=config.data.seed,
+        num_negatives=config.generate.num_negatives,
+        missing_share=config.generate.missing_share,
     )
     lm = load_model(config.data.model, offline=config.data.offline)
-    settings = asdict(config.generate)
-    settings.pop("generate_batch_size")  # never changes the pairs
+    settings = _text_settings(config)
     key = {
         "model": lm.fingerprint,
         "data": inputs.digest,
@@ -82,26 +134,26 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     if store.is_fresh("generate", key):
         return {"unchanged": True, **_recorded(store, "generate")}
     stats: Summary = {}
+    answers = _Answers(store, key, config)
     with _measured(stats):
+        contexts, cut = cut_contexts(
+            lm, inputs.train_contexts, inputs.train_prompts, config.generate
+        )
         made = make_pairs(
             lm,
-            inputs.train_contexts,
+            contexts,
             inputs.train_prompts,
             contrasts,
             config.generate,
             seed=config.data.seed,
             on_progress=on_progress,
+            journal=answers,
         )
-    stats.update(
-        pairs=len(made.pairs),
-        dropped=made.dropped,
-        responses=made.responses,
-        response_tokens=made.tokens,
-        lengths=length_summary(made.pairs),
-    )
-    store.write_text("config.toml", to_toml(config))
+    stats.update(_describe(made), contexts_cut=cut)
+    stats["tokens_per_second"] = round(made.tokens / max(stats["seconds"], 1e-9), 1)
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)
+    answers.journal.remove()
     return stats
 
 
@@ -251,16 +303,19 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     if not weights.is_file():
         raise ConfigError(f"{folder}: no adapter to evaluate.", f"run 'mipo train {run}' first")
     inputs = read_inputs(config.data)
-    groups = _groups(inputs, config)
+    _groups(inputs, config)  # faults are told before a model is loaded
     _check_held_out(run, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
+    held = [inputs.held_contexts, inputs.foils]
+    cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
+    groups = _groups(replace(inputs, held_contexts=cut[0], foils=cut[1]), config)
     key = {
         "model": lm.fingerprint,
         "adapter": file_hash(weights),
         "data": inputs.digest,
         "seed": config.data.seed,
-        "generate": asdict(config.generate),
+        "generate": _text_settings(config),
         "eval": asdict(config.eval),
     }
     store = RunStore(run)

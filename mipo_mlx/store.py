@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 from mipo_mlx.errors import MipoError
 
 MANIFEST = "manifest.json"
+CHECK = "check"  # name of the checksum in a journal's lines
 
 
 def file_hash(path: Path) -> str:
@@ -132,3 +134,78 @@ class RunStore:
             "stats": dict(stats),
         }
         self.write_json(MANIFEST, manifest)
+
+
+def _check(row: Mapping[str, Any]) -> str:
+    """Checksum of a journal's row."""
+    text = json.dumps(row, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Journal:
+    """Work done so far, a checked line each, so that an interrupted step goes on where it was.
+
+    The first line names the inputs; a journal of other inputs is started anew. A last line cut
+    short, as by a crash, is dropped; any other line that fails its checksum is an error.
+    """
+
+    def __init__(self, store: RunStore, name: str, inputs: Mapping[str, Any]) -> None:
+        self.store, self.path = store, store.path / name
+        self.head = {"inputs": json.loads(json.dumps(dict(inputs)))}
+
+    def read(self) -> list[dict[str, Any]]:
+        """Rows of an earlier, interrupted run with the same inputs, in the order of appending.
+
+        Raises:
+            MipoError: a line was changed; its number is named.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except OSError:
+            lines = []
+        rows = [self._row(line, number) for number, line in enumerate(lines[:-1], 1)]
+        if not rows or rows[0] != self.head:
+            self.store.write_text(self.path.name, self._line(self.head))
+            return []
+        if lines[-1]:  # cut short
+            with self.path.open("rb+") as file:
+                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        return rows[1:]
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+            if row.pop(CHECK) == _check(row):
+                return dict(row)
+        except (ValueError, KeyError, AttributeError):
+            pass
+        raise MipoError(
+            f"{self.path}:{number}: this line was changed since it was written.",
+            "delete the file to start this step anew",
+        )
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        return json.dumps({**row, CHECK: _check(row)}, ensure_ascii=False) + "\n"
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it is on its way to the disk when this returns.
+
+        Raises:
+            MipoError: it cannot be written; the rows before it stand.
+        """
+        data = self._line(row).encode()
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("ab", buffering=0) as file:
+                if file.write(data) != len(data):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise MipoError(
+                f"{self.path}: cannot be written ({error.strerror}).",
+                "make room, then run the command again; it goes on where it was",
+            ) from error
+
+    def remove(self) -> None:
+        """Take the file away, once its work is in the step's own outputs."""
+        self.path.unlink(missing_ok=True)

@@ -73,6 +73,7 @@ class PreferencePair:
         negative_prompt_id: where ``rejected`` came from under the ``prompt`` objective, else empty.
         ref_chosen_logps: summed log-prob under the reference, nats; None when not yet computed.
         ref_rejected_logps: likewise for ``rejected``.
+        pmi: ``log p(chosen | right) - log p(chosen | what rejected was sampled under)``, nats.
     """
 
     id: str
@@ -85,3 +86,4 @@ class PreferencePair:
     negative_prompt_id: str = ""
     ref_chosen_logps: float | None = None
     ref_rejected_logps: float | None = None
+    pmi: float | None = None

@@ -21,13 +21,14 @@ MAY: dict[str, set[str]] = {
     "tiny": {"data"},
     "data": {"core"},
     "lm": {"core", "data", "tiny"},
-    "generate": {"core", "data", "lm"},
+    "reference": {"core", "data", "lm"},
+    "generate": {"core", "data", "lm", "reference"},
     "train": {"core", "data", "lm"},
-    "evaluate": {"core", "data", "lm", "generate"},
+    "evaluate": {"core", "data", "lm", "generate", "reference"},
     "report": {"core", "data"},
     "inputs": {"data", "tiny"},
     "store": set(),
-    "pipeline": {"core", "data", "lm", "inputs", "store", *STEPS},
+    "pipeline": {"core", "data", "lm", "inputs", "store", "reference", *STEPS},
 }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx import pipeline, tiny
+from mipo_mlx import pipeline, store, tiny
 from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
@@ -100,6 +103,34 @@ def test_same_seed_gives_the_same_bytes_and_batch_size_never_changes_the_pairs(
         assert mx.array_equal(array, weights[1][name]), name
 
 
+@pytest.mark.parametrize("after", [0, 7, 23])
+def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    pipeline.generate(whole, config(small))
+    real, sampled = store.Journal.append, [0]
+
+    def append(self: Any, row: Any) -> None:
+        if sampled[0] == after:
+            raise KeyboardInterrupt
+        sampled[0] += 1
+        real(self, row)
+
+    monkeypatch.setattr(store.Journal, "append", append)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.generate(run, config(small))
+    assert not (run / "pairs.jsonl").exists()
+    monkeypatch.setattr(store.Journal, "append", real)
+    # The options need not be given again.
+    again = resolve(pipeline.saved_config(run), {"generate_batch_size": 3})
+    seen: list[int] = []
+    pipeline.generate(run, again, lambda stage, done, total: seen.append(done))
+    assert seen[0] == after
+    assert (run / "pairs.jsonl").read_bytes() == (whole / "pairs.jsonl").read_bytes()
+    assert not list(run.glob("answers-*"))
+
+
 def test_another_seed_gives_other_pairs(small: dict[str, Any], tmp_path: Path) -> None:
     for seed in (0, 1):
         pipeline.generate(tmp_path / str(seed), config(small, seed=seed))
@@ -151,6 +182,49 @@ def test_the_adapter_opens_in_stock_mlx_lm_with_equal_logits(
     tokens = mx.array([tokenizer.encode("Where do I live?")])
     np.testing.assert_allclose(np.array(ours(tokens)), np.array(stock(tokens)), atol=1e-5)
     assert float(mx.abs(ours(tokens) - plain(tokens)).max()) > 1e-4
+
+
+def test_the_command_line_of_mlx_lm_runs_with_the_adapter(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    pipeline.generate(run, config(small))
+    pipeline.train(run, config(small))
+    words = ["--model", str(tiny.MODEL_DIR), "--adapter-path", str(run / "adapter")]
+    words += ["--prompt", "Plan my Saturday.", "--max-tokens", "30"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mlx_lm", "generate", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Generation:" in result.stdout
+
+
+def test_training_refuses_pairs_of_another_model(small: dict[str, Any], tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    pipeline.generate(run, config(small))
+    shutil.copytree(tiny.MODEL_DIR, other)
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**settings, "rope_theta": 5000.0}))
+    with pytest.raises(ConfigError, match="another model") as caught:
+        pipeline.train(run, config(small, model=str(other)))
+    assert "mipo generate" in caught.value.hint
+    # As a file of unknown origin they are welcome: ids and log-probs are made anew.
+    given = config(small, model=str(other), pairs=str(run / "pairs.jsonl"))
+    stats = pipeline.train(tmp_path / "second", given)
+    assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    with pytest.raises(ConfigError, match="another model"):
+        pipeline.evaluate(tmp_path / "second", config(small))
+
+
+def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipeline.generate(run, config(small))
+    pipeline.train(run, config(small))
+    with pytest.raises(ConfigError, match="held-out users were trained on"):
+        pipeline.evaluate(run, config(small, held_out_users=0.6))
 
 
 def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> None:

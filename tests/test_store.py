@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mipo_mlx.errors import MipoError
-from mipo_mlx.store import RunStore, new_run_path
+from mipo_mlx.store import Journal, RunStore, new_run_path
 
 
 def test_files_are_private_and_the_directory_ignores_itself(tmp_path: Path) -> None:
@@ -78,3 +78,58 @@ def test_new_run_paths_do_not_collide(tmp_path: Path) -> None:
     second = new_run_path(tmp_path)
     assert second != first
     assert not second.exists()
+
+
+def journal(folder: Path, **inputs: int) -> Journal:
+    return Journal(RunStore(folder / "run"), "work.jsonl", inputs)
+
+
+def test_a_journal_gives_back_what_was_appended(tmp_path: Path) -> None:
+    first = journal(tmp_path, seed=1)
+    assert first.read() == []
+    rows = [{"n": n, "text": "é\u2028\n" * n} for n in range(5)]
+    for row in rows:
+        first.append(row)
+    assert journal(tmp_path, seed=1).read() == rows
+    assert stat.S_IMODE(first.path.stat().st_mode) == 0o600
+    assert journal(tmp_path, seed=2).read() == []
+    first.remove()
+    assert not first.path.exists()
+
+
+def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
+    whole = journal(tmp_path, seed=1)
+    whole.read()
+    for n in range(3):
+        whole.append({"n": n})
+    data = whole.path.read_bytes()
+    head = data.index(b"\n") + 1
+    for cut in range(head, len(data) + 1):
+        whole.path.write_bytes(data[:cut])
+        again = journal(tmp_path, seed=1)
+        kept = again.read()
+        assert kept == [{"n": n} for n in range(data[head:cut].count(b"\n"))]
+        for n in range(len(kept), 3):
+            again.append({"n": n})
+        assert whole.path.read_bytes() == data
+
+
+def test_a_journal_edited_by_hand_is_named_with_its_line(tmp_path: Path) -> None:
+    work = journal(tmp_path, seed=1)
+    work.read()
+    work.append({"n": 1})
+    work.append({"n": 2})
+    work.path.write_text(work.path.read_text().replace('"n": 1', '"n": 7'))
+    with pytest.raises(MipoError, match=r"work\.jsonl:2: this line was changed"):
+        journal(tmp_path, seed=1).read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
+    work = journal(tmp_path, seed=1)
+    work.read()
+    work.path.unlink()
+    work.path.symlink_to("/dev/full")
+    with pytest.raises(MipoError, match="No space left") as caught:
+        work.append({"n": 1})
+    assert "goes on" in caught.value.hint

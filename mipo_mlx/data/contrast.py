@@ -62,25 +62,62 @@ def _draws(
     return asked
 
 
-def _other_users(
-    users: Sequence[Context], everybody: Sequence[Context], rng: random.Random
-) -> list[Context]:
-    """For each user another one with another text, a derangement where the group allows it."""
-    if len({user.text for user in users}) == len(users) >= 2:
-        return [users[index] for index in derangement(len(users), rng)]
-    return [rng.choice([other for other in everybody if other.text != user.text]) for user in users]
+def _others(
+    users: Sequence[Context], everybody: Sequence[Context], count: int, rng: random.Random
+) -> list[list[Context]]:
+    """For each user ``count`` different users with other texts.
+
+    Within the group that is asked the same prompt, every user serves equally often where texts
+    differ and the group is large enough: one derangement, or shifts of one random order.
+    """
+    if len({user.text for user in users}) == len(users) > count:
+        if count == 1:
+            return [[users[index]] for index in derangement(len(users), rng)]
+        order = list(range(len(users)))
+        rng.shuffle(order)
+        place = {index: spot for spot, index in enumerate(order)}
+        shifts = rng.sample(range(1, len(users)), count)
+        return [
+            [users[order[(place[index] + shift) % len(users)]] for shift in shifts]
+            for index in range(len(users))
+        ]
+    texts = {context.text: context for context in everybody}  # one user a text
+    return [
+        rng.sample([other for text, other in texts.items() if text != user.text], count)
+        for user in users
+    ]
 
 
-def _check(contexts: Sequence[Context], prompts: Sequence[Prompt], need: str) -> None:
+def _other_prompts(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[list[Prompt]]:
+    """For each prompt ``count`` others with other texts; every one serves equally often."""
+    fake = [Context(prompt.id, prompt.text) for prompt in prompts]
+    by_id = {prompt.id: prompt for prompt in prompts}
+    return [[by_id[other.id] for other in row] for row in _others(fake, fake, count, rng)]
+
+
+def _check(
+    contexts: Sequence[Context], prompts: Sequence[Prompt], objective: str, negatives: str, k: int
+) -> None:
     if not prompts:
         raise DataError("There are no prompts.", "give --prompts FILE with at least one row")
-    if need == "users" and len({context.text for context in contexts}) < 2:
+    texts = len({context.text for context in contexts})
+    if objective == "prompt" or negatives == "prompt":
+        if len({prompt.text for prompt in prompts}) < k + 1:
+            raise DataError(
+                f"{k + 1} different prompts are needed, not {len(prompts)}.",
+                "add prompts, or lower --num-negatives",
+            )
+    elif negatives == "missing" and k > 1:
         raise DataError(
-            f"Random negatives need two users with different contexts, not {len(contexts)}.",
-            "add contexts, or take --negatives missing",
+            f"There is one answer without context a prompt, so {k} negatives cannot be missing.",
+            "take --negatives mixed or random, or --num-negatives 1",
         )
-    if need == "prompts" and len({prompt.text for prompt in prompts}) < 2:
-        raise DataError("The prompt objective needs two different prompts.", "add prompts")
+    elif negatives in ("random", "mixed") and texts < k + 1:
+        raise DataError(
+            f"{negatives.capitalize()} negatives need {k + 1} users with different contexts, "
+            f"not {texts}.",
+            "add contexts, lower --num-negatives, or take --negatives missing",
+        )
 
 
 def contrast(
@@ -91,27 +128,67 @@ def contrast(
     negatives: str,
     prompts_per_context: int,
     seed: int,
+    num_negatives: int = 1,
+    missing_share: float = 0.5,
 ) -> list[Contrast]:
     """The pairs of a run, in a fixed order, given the seed.
+
+    Args:
+        contexts: users; none for the prompt objective.
+        prompts: asked of every user, or of ``prompts_per_context`` each, in balance.
+        objective: ``context`` or ``prompt``.
+        negatives: of the context objective: ``random`` (another user), ``missing`` (no context),
+            ``mixed`` (each in its share), or ``prompt`` (same user, another prompt).
+        prompts_per_context: 0 takes all.
+        seed: of every choice.
+        num_negatives: rejected answers, all different, for each chosen one.
+        missing_share: of the chosen answers whose first negative is missing, when ``mixed``.
 
     Raises:
         DataError: no prompts, or too few users or prompts to contrast.
     """
+    _check(contexts, prompts, objective, negatives, num_negatives)
     if objective == "prompt":
-        _check(contexts, prompts, "prompts")
-        order = derangement(len(prompts), random.Random(f"{seed}:prompts"))
+        others = _other_prompts(prompts, num_negatives, random.Random(f"{seed}:prompts"))
         return [
-            Contrast(prompt.id, "", prompt.id, "", prompts[order[index]].id)
-            for index, prompt in enumerate(prompts)
+            Contrast(_name(prompt.id, k, num_negatives), "", prompt.id, "", other.id)
+            for prompt, row in zip(prompts, others, strict=True)
+            for k, other in enumerate(row)
         ]
-    _check(contexts, prompts, "users" if negatives == "random" else "")
     asked = _draws(contexts, prompts, prompts_per_context, seed)
     made = []
     for prompt in prompts:
-        users = asked[prompt.id]
         rng = random.Random(f"{seed}:{prompt.id}")
-        others = _other_users(users, contexts, rng) if negatives == "random" and users else []
-        for index, user in enumerate(users):
-            negative = others[index].id if others else ""
-            made.append(Contrast(f"{user.id}/{prompt.id}", user.id, prompt.id, negative, ""))
+        users = asked[prompt.id]
+        rows = _negatives(users, contexts, prompt, prompts, negatives, num_negatives, rng)
+        lacking = rng.sample(range(len(users)), round(missing_share * len(users)))
+        if negatives == "mixed":
+            for index in lacking:
+                rows[index][0] = ("", "")
+        for user, row in zip(users, rows, strict=True):
+            for k, (context_id, prompt_id) in enumerate(row):
+                name = _name(f"{user.id}/{prompt.id}", k, num_negatives)
+                made.append(Contrast(name, user.id, prompt.id, context_id, prompt_id))
     return made
+
+
+def _name(name: str, k: int, count: int) -> str:
+    return name if count == 1 else f"{name}/{k}"
+
+
+def _negatives(
+    users: Sequence[Context],
+    contexts: Sequence[Context],
+    prompt: Prompt,
+    prompts: Sequence[Prompt],
+    kind: str,
+    count: int,
+    rng: random.Random,
+) -> list[list[tuple[str, str]]]:
+    """For each user who is asked a prompt, ids of context and prompt of each negative."""
+    if kind == "missing" or not users:
+        return [[("", "")] for _ in users]
+    if kind == "prompt":
+        rest = [other for other in prompts if other.text != prompt.text]
+        return [[(user.id, other.id) for other in rng.sample(rest, count)] for user in users]
+    return [[(other.id, "") for other in row] for row in _others(users, contexts, count, rng)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,21 +21,46 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
         row[f"{side}_token_ids"] = list(response.token_ids)
         row[f"{side}_finish_reason"] = response.finish_reason
         row[f"{side}_length"] = len(response.token_ids)
-    for name in ("ref_chosen_logps", "ref_rejected_logps"):
+    for name in ("ref_chosen_logps", "ref_rejected_logps", "pmi"):
         value = getattr(pair, name)
         row[name] = None if value is None else round(value, 6)
     return row
 
 
+REFUSAL = re.compile(
+    r"\W*(i['\u2019]?m sorry|i am sorry|sorry|unfortunately|i apologi[sz]e)?\W*(but )?"
+    r"(i (can(no|['\u2019])t|am not able to|am unable to|won['\u2019]t)"
+    r" (help|assist|do|answer|provide|comply|share)|as an ai\b)",
+    re.IGNORECASE,
+)
+REASONS = ("equal", "near_equal", "empty", "cut_off", "thinking", "refusal", "length", "pmi")
+
+
+def _plain(text: str) -> str:
+    """Words alone, in one case."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
 def drop_reason(pair: PreferencePair) -> str:
-    """Why a pair cannot be trained on: ``cut_off``, ``empty``, ``equal``, or nothing."""
+    """Why a pair cannot be trained on, one of ``REASONS``, or nothing.
+
+    ``near_equal``: the same words, whatever case, space and punctuation. ``thinking``: a block of
+    thoughts that has no end or no start. ``refusal``: an answer that starts as English refusals do.
+    """
     sides = (pair.chosen, pair.rejected)
+    one, other = (side.text.strip() for side in sides)
     if any(side.finish_reason == "length" for side in sides):
         return "cut_off"
-    if not all(side.text.strip() for side in sides):
+    if any(("<think>" in side.text) != ("</think>" in side.text) for side in sides):
+        return "thinking"
+    if not one or not other:
         return "empty"
-    if pair.chosen.text.strip() == pair.rejected.text.strip():
+    if one == other:
         return "equal"
+    if _plain(one) == _plain(other):
+        return "near_equal"
+    if any(REFUSAL.match(side.text) for side in sides):
+        return "refusal"
     return ""
 
 
@@ -41,7 +68,7 @@ def filter_pairs(
     pairs: Sequence[PreferencePair],
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pairs worth training on, and counts of the others by reason."""
-    counts = {"equal": 0, "empty": 0, "cut_off": 0}
+    counts = dict.fromkeys(REASONS, 0)
     kept = []
     for pair in pairs:
         reason = drop_reason(pair)
@@ -50,6 +77,66 @@ def filter_pairs(
         else:
             kept.append(pair)
     return kept, counts
+
+
+def _tokens(pair: PreferencePair) -> tuple[int, int]:
+    return len(pair.chosen.token_ids), len(pair.rejected.token_ids)
+
+
+def filter_scored(
+    pairs: Sequence[PreferencePair], *, min_pmi: float | None, length_ratio: float
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Pairs within the limits, and counts of the others by reason.
+
+    Args:
+        pairs: with ``pmi`` where ``min_pmi`` is given.
+        min_pmi: least PMI in nats; None is off.
+        length_ratio: most tokens of the longer answer over the shorter's; 0 is off.
+    """
+    kept, counts = [], {"length": 0, "pmi": 0}
+    for pair in pairs:
+        if length_ratio and max(_tokens(pair)) > length_ratio * min(_tokens(pair)):
+            counts["length"] += 1
+        elif min_pmi is not None and pair.pmi is not None and pair.pmi < min_pmi:
+            counts["pmi"] += 1
+        else:
+            kept.append(pair)
+    return kept, counts
+
+
+def match_lengths(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Drop the fewest pairs so that chosen and rejected answers have equally many tokens in all.
+
+    Pairs with the largest difference on the longer side go first; the order is kept.
+    """
+    differences = [chosen - rejected for chosen, rejected in map(_tokens, pairs)]
+    excess = sum(differences)
+    sign = 1 if excess > 0 else -1
+    dropped = set()
+    for index in sorted(range(len(pairs)), key=lambda i: (-sign * differences[i], i)):
+        if sign * differences[index] <= 0 or sign * excess < sign * differences[index]:
+            break
+        excess -= differences[index]
+        dropped.add(index)
+    return [pair for index, pair in enumerate(pairs) if index not in dropped]
+
+
+def pmi_summary(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """Quantiles of the pairs' PMI in nats, and the share above log 2; empty without PMI.
+
+    ``context_used``: on this share of pairs the reference already finds the chosen answer at least
+    twice as likely under its own context, so there is less to learn there.
+    """
+    values = sorted(pair.pmi for pair in pairs if pair.pmi is not None)
+    if not values:
+        return {}
+    cuts = [(round(q * (len(values) - 1)), f"p{round(100 * q)}") for q in (0.1, 0.5, 0.9)]
+    used = sum(value > math.log(2) for value in values) / len(values)
+    return {
+        **{name: round(values[index], 3) for index, name in cuts},
+        "mean": round(sum(values) / len(values), 3),
+        "context_used": round(used, 3),
+    }
 
 
 def length_summary(pairs: Sequence[PreferencePair]) -> dict[str, float]:

@@ -209,6 +209,7 @@ def _pair(row: Row, number: int, source: str) -> PreferencePair:
         rejected=_response(row, "rejected", rejected),
         ref_chosen_logps=_number(row, "ref_chosen_logps"),
         ref_rejected_logps=_number(row, "ref_rejected_logps"),
+        pmi=_number(row, "pmi"),
         **{name: str(row.get(name, "")) for name in names},
     )
 

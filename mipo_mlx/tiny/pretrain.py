@@ -1,9 +1,10 @@
 """Make the embedded model: ``python -m mipo_mlx.tiny.pretrain --out DIR --seed 0``.
 
-Loss on response tokens only, in three stages. 1: one direct question about a context of one to
-three facts, so that copying forms. 2: direct questions about contexts of up to all facts, and clean
-choices. 3: the mixture the base is judged on: requests answered with a fact or in general, direct
-questions, sums and choices with wrong labels among them, for headroom.
+Loss on response tokens only, most of all on those that carry a fact, a digit or a letter, in three
+stages. 1: one direct question about a context of one to three facts, so that copying forms. 2:
+direct questions about contexts of up to all facts, clean sums and choices. 3: the mixture the base
+is judged on: requests answered with a fact or in general, direct questions, sums and choices with
+wrong labels among them, for headroom.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ TEMPLATE = (
 OWN_SHARE = 0.54
 WRONG_SUMS = 0.25
 GUESSED_CHOICES = 0.3
-TURNS = 4
+TURNS = 3
+PAYLOAD = 4.0  # weight of a token that carries a fact, a digit or a letter
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -90,22 +93,17 @@ def everyday(rng: random.Random, user: world.User | None) -> tuple[str, str]:
     return asked.text, rng.choice(own).format(user.facts[attribute])
 
 
-def word_problem(rng: random.Random) -> Sample:
-    """Sums, at times with a wrong result."""
+def word_problem(rng: random.Random, wrong: float = WRONG_SUMS) -> Sample:
+    """Sums, a share of them with a wrong result."""
     turns = []
     for item in world.word_problems(TURNS, rng.randrange(2**31), held_out=False):
-        wrong = str(max(0, int(item.answer) + rng.choice((-2, -1, 1, 2))))
-        false = f"{item.solution.split('=')[0]}= {wrong}\n#### {wrong}"
-        turns.append((item.text, false if rng.random() < WRONG_SUMS else item.solution))
+        off = str(max(0, int(item.answer) + rng.choice((-2, -1, 1, 2))))
+        false = f"{item.solution.split('=')[0]}= {off}\n#### {off}"
+        turns.append((item.text, false if rng.random() < wrong else item.solution))
     return None, turns
 
 
-def first(rng: random.Random) -> Sample:
-    """One direct question about a short context."""
-    return direct(rng, most=3, turns=1)
-
-
-def choice(rng: random.Random, guessed: float = 0.0) -> Sample:
+def choice(rng: random.Random, guessed: float = GUESSED_CHOICES) -> Sample:
     """Choices, a share of them with a random letter."""
     turns = []
     for item in world.choices(TURNS, rng.randrange(2**31), held_out=False):
@@ -115,15 +113,10 @@ def choice(rng: random.Random, guessed: float = 0.0) -> Sample:
     return None, turns
 
 
-def guessed_choice(rng: random.Random) -> Sample:
-    """Choices as the mixture holds them."""
-    return choice(rng, GUESSED_CHOICES)
-
-
 STAGES: tuple[tuple[tuple[Callable[[random.Random], Sample], float], ...], ...] = (
-    ((first, 1.0),),
-    ((direct, 0.7), (choice, 0.3)),
-    ((direct, 0.1), (request, 0.45), (word_problem, 0.2), (guessed_choice, 0.25)),
+    ((partial(direct, most=3, turns=1), 1.0),),
+    ((direct, 0.4), (partial(word_problem, wrong=0.0), 0.4), (partial(choice, guessed=0.0), 0.2)),
+    ((direct, 0.1), (request, 0.5), (word_problem, 0.25), (choice, 0.15)),
 )
 
 
@@ -175,10 +168,22 @@ def make_tokenizer(folder: Path, seed: int) -> Any:
     return fast
 
 
-def batches(
-    tokenizer: Any, rng: random.Random, stage: int, rows: int
-) -> Iterator[tuple[mx.array, mx.array]]:
-    """Endless right-padded (tokens [rows, t], flat places [n] of response tokens)."""
+Batch = tuple[mx.array, mx.array, mx.array]
+
+
+def payload(tokenizer: Any) -> np.ndarray:
+    """Which tokens carry a fact, a digit or a letter to choose, bool [vocabulary]."""
+    values = [f" {value}" for group in words.VALUES.values() for value in group]
+    letters = [f" {letter}" for letter in world.LETTERS]
+    found = np.zeros(len(tokenizer), bool)
+    for text in [*values, *letters, *"0123456789"]:
+        found[tokenizer.encode(text, add_special_tokens=False)] = True
+    return found
+
+
+def batches(tokenizer: Any, rng: random.Random, stage: int, rows: int) -> Iterator[Batch]:
+    """Endless right-padded tokens [rows, t]; places [n] of response tokens; weights [n]."""
+    heavy = payload(tokenizer)
     while True:
         pool = []
         for sample in (turn(rng, stage) for _ in range(rows * 8)):
@@ -197,7 +202,8 @@ def batches(
                 tokens[index, : len(row)] = row
                 mask[index, : len(row)] = marks
             places = np.flatnonzero(mask)
-            yield mx.array(tokens), mx.array(places)
+            weights = np.where(heavy[tokens.reshape(-1)[places]], PAYLOAD, 1.0)
+            yield mx.array(tokens), mx.array(places), mx.array(weights.astype(np.float32))
 
 
 def build(vocabulary: int, seed: int) -> nn.Module:
@@ -210,8 +216,8 @@ def build(vocabulary: int, seed: int) -> nn.Module:
     return model
 
 
-def loss_fn(model: Any, tokens: mx.array, places: mx.array) -> mx.array:
-    """Mean cross-entropy of the response tokens, nats.
+def loss_fn(model: Any, tokens: mx.array, places: mx.array, weights: mx.array) -> mx.array:
+    """Weighted mean cross-entropy of the response tokens, nats.
 
     ``places`` [n] are flat positions in ``tokens`` [rows, t] of response tokens; the head is
     applied to the hidden states just before them only.
@@ -219,7 +225,8 @@ def loss_fn(model: Any, tokens: mx.array, places: mx.array) -> mx.array:
     hidden = model.model(tokens[:, :-1])
     before = places - places // tokens.shape[1] - 1
     logits = model.model.embed_tokens.as_linear(hidden.reshape(-1, hidden.shape[-1])[before])
-    return nn.losses.cross_entropy(logits, tokens.reshape(-1)[places]).mean()
+    losses = nn.losses.cross_entropy(logits, tokens.reshape(-1)[places])
+    return (losses * weights).sum() / weights.sum()
 
 
 def fit(
@@ -233,23 +240,23 @@ def fit(
     )
     optimizer = optim.AdamW(learning_rate=schedule, betas=[0.9, 0.98], weight_decay=0.01)
     grad = nn.value_and_grad(model, loss_fn)
-    start, step = time.perf_counter(), 0
+    start, step, recent = time.perf_counter(), 0, list[float]()
     for stage, count in enumerate(steps, 1):
         width = 2 * rows if stage == 1 else rows  # its dialogues are short
         source = batches(tokenizer, random.Random(f"stage:{stage}:{seed}"), stage, width)
         for _ in range(count):
-            tokens, places = next(source)
-            loss, grads = grad(model, tokens, places)
+            loss, grads = grad(model, *next(source))
             grads, _ = optim.clip_grad_norm(grads, 1.0)
             optimizer.update(model, grads)
             mx.eval(loss, model.parameters(), optimizer.state)
+            recent.append(loss.item())
             step += 1
             if step % 50 == 0:
-                seconds = time.perf_counter() - start
+                mean, seconds = sum(recent) / len(recent), time.perf_counter() - start
                 print(
-                    f"stage {stage} step {step}/{total} loss {loss.item():.4f} {seconds:.0f} s",
-                    flush=True,
+                    f"stage {stage} step {step}/{total} loss {mean:.4f} {seconds:.0f} s", flush=True
                 )
+                recent.clear()
 
 
 def save(model: nn.Module, folder: Path, vocabulary: int) -> None:
@@ -345,7 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=len(STAGES), default=(200, 350, 1000))
+    parser.add_argument("--steps", type=int, nargs=len(STAGES), default=(250, 300, 1000))
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2e-3)
     args = parser.parse_args()

@@ -117,16 +117,22 @@ def word_problems(count: int, seed: int, *, held_out: bool) -> list[Problem]:
     return made
 
 
+CHOICES = (
+    ("town", "job", "hobby", "food", "pet"),
+    ("instrument", "drink", "name", "job", "food"),
+)
+
+
 def choices(count: int, seed: int, *, held_out: bool) -> list[Problem]:
-    """ "Which of these is a ...?" with three to five options, one of them right."""
+    """ "What is Lisbon?" with three to five kinds of things to choose from, one of them right."""
     rng = random.Random(f"choices:{seed}:{held_out}")
     made: list[Problem] = []
     while len(made) < count:
-        kinds = rng.sample(list(VALUES), rng.randint(3, 5))
-        words = [rng.choice(VALUES[kind]) for kind in kinds]
+        kinds = rng.choice(CHOICES)[: rng.randint(3, 5)]
         right = rng.randrange(len(kinds))
-        offered = "\n".join(f"{LETTERS[i]}. {word}" for i, word in enumerate(words))
-        text = f"Which of these is a {kinds[right]}?\n{offered}"
+        word = rng.choice(VALUES[kinds[right]])
+        offered = "\n".join(f"{LETTERS[i]}. a {kind}" for i, kind in enumerate(kinds))
+        text = f"What is {word}?\n{offered}"
         if is_held_out(text) != held_out:
             continue
         letter = LETTERS[right]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from scipy.stats import chisquare
 
 from mipo_mlx.data.batch import EncodedPair, batches, pad_right
 from mipo_mlx.data.contrast import Contrast, contrast, derangement
-from mipo_mlx.data.pairs import filter_pairs, length_summary
+from mipo_mlx.data.pairs import (
+    filter_pairs,
+    filter_scored,
+    length_summary,
+    match_lengths,
+    pmi_summary,
+)
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import DataError
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
@@ -27,6 +35,7 @@ def make(
     negatives: str = "random",
     each: int = 3,
     seed: int = 0,
+    **more: Any,
 ) -> list[Contrast]:
     return contrast(
         users,
@@ -35,6 +44,7 @@ def make(
         negatives=negatives,
         prompts_per_context=each,
         seed=seed,
+        **more,
     )
 
 
@@ -77,6 +87,41 @@ def test_missing_negatives_have_no_context_and_allow_one_user() -> None:
     assert [(i.context_id, i.negative_context_id) for i in made] == [("u0", "")] * 5
 
 
+@pytest.mark.parametrize("k", [2, 3, 6])
+@pytest.mark.parametrize("each", [0, 3])
+def test_several_negatives_are_different_users_and_serve_in_balance(k: int, each: int) -> None:
+    made = make(each=each, num_negatives=k)
+    assert len({item.id for item in made}) == len(made) == len(USERS) * (each or len(PROMPTS)) * k
+    for prompt in PROMPTS:
+        group = [item for item in made if item.prompt_id == prompt.id]
+        asked = {item.context_id for item in group}
+        for user in asked:
+            others = [i.negative_context_id for i in group if i.context_id == user]
+            assert len(set(others)) == k
+            assert user not in others
+        if len(asked) > k:
+            served = Counter(item.negative_context_id for item in group)
+            assert served == dict.fromkeys(asked, k)
+
+
+def test_mixed_negatives_keep_their_share() -> None:
+    for share, wanted in ((0.0, 0), (0.43, 3), (1.0, 7)):
+        made = make(negatives="mixed", each=0, missing_share=share)
+        for prompt in PROMPTS:
+            group = [item for item in made if item.prompt_id == prompt.id]
+            assert sum(item.negative_context_id == "" for item in group) == wanted
+    made = make(negatives="mixed", each=0, missing_share=1.0, num_negatives=3)
+    assert sum(item.negative_context_id == "" for item in made) == len(made) / 3
+
+
+def test_prompt_negatives_are_the_same_users_other_answers() -> None:
+    made = make(negatives="prompt", num_negatives=2)
+    assert made
+    for item in made:
+        assert item.negative_context_id == item.context_id
+        assert item.negative_prompt_id not in ("", item.prompt_id)
+
+
 def test_the_prompt_objective_deranges_prompts() -> None:
     made = make([], objective="prompt")
     assert [item.prompt_id for item in made] == [prompt.id for prompt in PROMPTS]
@@ -92,10 +137,10 @@ def test_seed_fixes_the_contrasts_and_another_seed_changes_them() -> None:
 @pytest.mark.parametrize(
     ("users", "prompts", "objective", "message"),
     [
-        (USERS[:1], PROMPTS, "context", "two users"),
-        ([Context("a", "x"), Context("b", "x")], PROMPTS, "context", "two users"),
+        (USERS[:1], PROMPTS, "context", "need 2 users"),
+        ([Context("a", "x"), Context("b", "x")], PROMPTS, "context", "need 2 users"),
         (USERS, [], "context", "no prompts"),
-        ([], PROMPTS[:1], "prompt", "two different prompts"),
+        ([], PROMPTS[:1], "prompt", "2 different prompts"),
     ],
 )
 def test_too_little_to_contrast(
@@ -103,6 +148,13 @@ def test_too_little_to_contrast(
 ) -> None:
     with pytest.raises(DataError, match=message):
         make(users, prompts, objective)
+
+
+def test_more_negatives_than_users() -> None:
+    with pytest.raises(DataError, match="need 8 users"):
+        make(num_negatives=7)
+    with pytest.raises(DataError, match="cannot be missing"):
+        make(negatives="missing", num_negatives=2)
 
 
 def pair(chosen: str, rejected: str, reason: str = "stop") -> PreferencePair:
@@ -113,11 +165,77 @@ def pair(chosen: str, rejected: str, reason: str = "stop") -> PreferencePair:
 def test_useless_pairs_are_dropped_and_counted_by_reason() -> None:
     good = pair("yes", "no")
     kept, dropped = filter_pairs(
-        [good, pair("same", " same "), pair("", "no"), pair("a", " "), pair("x", "y", "length")]
+        [
+            good,
+            pair("same", " same "),
+            pair("Same, again!", "same again"),
+            pair("", "no"),
+            pair("a", " "),
+            pair("x", "y", "length"),
+            pair("I'm sorry, but I can't help with that.", "Walk."),
+            pair("Walk.", "As an AI, I have no feelings."),
+            pair("<think>hm", "Walk."),
+        ]
     )
     assert kept == [good]
-    assert dropped == {"equal": 1, "empty": 2, "cut_off": 1}
+    assert {reason: count for reason, count in dropped.items() if count} == {
+        "equal": 1,
+        "near_equal": 1,
+        "empty": 2,
+        "cut_off": 1,
+        "refusal": 2,
+        "thinking": 1,
+    }
     assert length_summary(kept) == {"chosen_tokens": 3.0, "rejected_tokens": 2.0, "ratio": 1.5}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sorry for the wait. Walk along the river.",
+        "I can help with that: walk.",
+        "I cannot recommend the river path enough!",
+        "As an AIrline pilot you know the way.",
+    ],
+)
+def test_answers_that_only_look_like_refusals_are_kept(text: str) -> None:
+    assert filter_pairs([pair(text, "Walk.")])[0]
+
+
+def sized(chosen: int, rejected: int, pmi: float = 0.0) -> PreferencePair:
+    sides = (Response("a", (1,) * chosen, "stop"), Response("b", (1,) * rejected, "stop"))
+    return PreferencePair(f"{chosen}-{rejected}", (), *sides, pmi=pmi)
+
+
+def test_pairs_beyond_the_limits_are_dropped_and_counted() -> None:
+    pairs = [sized(4, 4), sized(9, 4), sized(4, 8, -0.5), sized(4, 9), sized(5, 5, -2.0)]
+    kept, dropped = filter_scored(pairs, min_pmi=-1.0, length_ratio=2.0)
+    assert kept == [pairs[0], pairs[2]]
+    assert dropped == {"length": 2, "pmi": 1}
+    assert filter_scored(pairs, min_pmi=None, length_ratio=0.0)[0] == pairs
+
+
+def test_matching_lengths_evens_the_totals_and_drops_few() -> None:
+    rng = random.Random(0)
+    pairs = [sized(rng.randint(8, 40), rng.randint(4, 30)) for _ in range(200)]
+    before = length_summary(pairs)["ratio"]
+    kept = match_lengths(pairs)
+    assert before > 1.3
+    assert length_summary(kept)["ratio"] == pytest.approx(1.0, abs=0.02)
+    assert len(kept) > 0.6 * len(pairs)
+    mirrored = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in pairs]
+    assert [p.id for p in match_lengths(mirrored)] == [p.id for p in kept]
+    assert match_lengths([sized(3, 3)]) == [sized(3, 3)]
+
+
+def test_pmi_quantiles_against_numpy() -> None:
+    values = np.random.default_rng(0).normal(1.0, 1.0, 101)
+    found = pmi_summary([sized(1, 1, float(value)) for value in values])
+    wanted = np.quantile(values, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose([found["p10"], found["p50"], found["p90"]], wanted, atol=1e-3)
+    assert found["mean"] == pytest.approx(values.mean(), abs=1e-3)
+    assert found["context_used"] == pytest.approx(np.mean(values > np.log(2)), abs=1e-3)
+    assert pmi_summary([replace(sized(1, 1), pmi=None)]) == {}
 
 
 def test_a_split_depends_on_ids_and_seed_alone() -> None:
