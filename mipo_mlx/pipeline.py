@@ -102,7 +102,7 @@ def _describe(made: Generated) -> Summary:
     }
     if not 1 / LENGTH_WARNING <= lengths["ratio"] <= LENGTH_WARNING:
         stats["warning"] = (
-            f"Chosen answers are {lengths['ratio']:.2f} times as long as rejected ones, so training "
+            f"Chosen answers are {lengths['ratio']:.2f} times as long as rejected ones: training "
             "may teach length; --match-lengths evens them out."
         )
     return stats
