@@ -40,8 +40,12 @@ class DataConfig:
     model: str = option(
         "embedded", "Model folder, hub id, or 'embedded' for the tiny one in the package."
     )
-    contexts: str = option("", "JSONL of contexts, a user a line; default: the packaged sample.")
-    prompts: str = option("", "JSONL of prompts; default: the packaged sample.")
+    contexts: str = option(
+        "", "Contexts: JSONL, JSON, CSV, a text file or a folder of notes; default: the sample."
+    )
+    prompts: str = option(
+        "", "Prompts: JSONL, JSON, CSV or a text file, a line each; default: the sample."
+    )
     objective: str = option(
         "context",
         "Raise I(response; context | prompt), or I(prompt; response).",

@@ -1,9 +1,16 @@
-"""JSON lines to records. Every fault of a file is told at once, with its line; never the texts."""
+"""Files to records. Every fault of a file is told at once, with its line; never the texts.
+
+Contexts and prompts come as JSONL, a JSON list or CSV; besides, a text file is one context or a
+prompt a line, a folder of notes is one context, and so is an export of ChatGPT's conversations.
+"""
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +19,7 @@ from mipo_mlx.errors import DataError
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
 SHOWN = 10  # faults told before "and n more"
+TEXT_ENDINGS = (".md", ".txt")
 Row = Mapping[str, Any]
 T = TypeVar("T", Context, Prompt, PreferencePair)
 
@@ -22,20 +30,69 @@ class _Fault(Exception):
         self.message, self.hint = message, hint
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except IsADirectoryError as error:
-        raise DataError(f"{path}: is a directory.", "give a JSONL file") from error
+        raise DataError(f"{path}: is a directory.", "give a file") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.", "check the path") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text.", "save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).", "check the path") from error
-    for number, line in enumerate(text.split("\n"), 1):
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
         if line.strip():
             yield number, line
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Row | _Fault]]:
+    for number, line in _lines(path):
+        try:
+            yield number, _object(line)
+        except _Fault as fault:
+            yield number, fault
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Row | _Fault]]:
+    """Rows of a JSON list; their number is their place in it, from 1."""
+    rows = _json(path)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a JSON list is needed, not {_kind(rows)}.", "or use JSONL")
+    for number, row in enumerate(rows, 1):
+        fault = _Fault(f"a JSON object is needed, not {_kind(row)}.", "a list of objects")
+        yield number, row if isinstance(row, dict) else fault
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text_of(path))
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}"
+        message = f"{place}: not valid JSON (column {error.colno}: {error.msg})."
+        raise DataError(message, "give a JSON list, or JSONL with the ending .jsonl") from error
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Row | _Fault]]:
+    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                count = len(reader.fieldnames or ())
+                yield reader.line_num, _Fault(f"{count} fields are needed.", "see the first line")
+            else:
+                yield reader.line_num, dict(row)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error}).", "quotes?") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row | _Fault]]:
+    """Rows of a file, by its ending."""
+    readers = {".csv": _csv, ".json": _json_list}
+    return readers.get(path.suffix.lower(), _json_lines)(path)
 
 
 def _object(line: str) -> Row:
@@ -83,9 +140,11 @@ def _read(path: Path, make: Callable[[Row, int, str], T]) -> list[T]:
     faults: list[tuple[int, str, str]] = []
     records: list[T] = []
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, row in _rows(path):
         try:
-            record = make(_object(line), number, f"{path}:{number}")
+            if isinstance(row, _Fault):
+                raise row
+            record = make(row, number, f"{path}:{number}")
             if record.id in seen:
                 raise _Fault(
                     f"id {record.id!r} stands on line {seen[record.id]} too.", "rename one"
@@ -124,22 +183,85 @@ def _prompt(row: Row, number: int, source: str) -> Prompt:
     return Prompt(_id(row, f"line{number}"), _text(row, ("text", "prompt")), answer, kind, source)
 
 
+def _whole(path: Path, text: str, id: str = "") -> list[Context]:
+    """One context that is a whole file or folder."""
+    if not text.strip():
+        raise DataError(f"{path}: holds no text.", "give notes, or take it out")
+    return [Context(id or path.stem, text.strip(), source=f"{path}:1")]
+
+
+def _notes(folder: Path) -> list[Context]:
+    """All ``.md`` and ``.txt`` files of a folder, in the order of their names, as one context."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in TEXT_ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise DataError(f"{folder}: holds no notes (.md or .txt).", "give a folder with notes")
+    parts = [f"# {path.relative_to(folder).with_suffix('')}\n\n{_text_of(path)}" for path in files]
+    return _whole(folder, "\n\n".join(part.strip() for part in parts), folder.name)
+
+
+def _chats(path: Path) -> list[Context] | None:
+    """What the user wrote in an export of ChatGPT (``conversations.json``); None for other JSON."""
+    found = _json(path)
+    if not isinstance(found, list) or not all(
+        isinstance(chat, dict) and isinstance(chat.get("mapping"), dict) for chat in found
+    ):
+        return None
+    said: list[tuple[float, str]] = []
+    for chat in found:
+        for node in chat["mapping"].values():
+            message = (node or {}).get("message") or {}
+            if (message.get("author") or {}).get("role") != "user":
+                continue
+            parts = (message.get("content") or {}).get("parts") or []
+            text = "\n".join(part for part in parts if isinstance(part, str)).strip()
+            when = message.get("create_time") or chat.get("create_time") or 0.0
+            said += [(float(when), text)] if text else []
+    return _whole(path, "\n\n".join(text for _, text in sorted(said, key=lambda item: item[0])))
+
+
 def read_contexts(path: Path) -> list[Context]:
-    """Contexts, one ``{"id", "text", "facts"?}`` a line.
+    """Contexts, a user each: ``{"id", "text", "facts"?}`` a row, or one file or folder of notes.
 
     Raises:
         DataError: every fault of the file, with lines.
     """
-    return _read(Path(path), _context)
+    path = Path(path)
+    if path.is_dir():
+        return _notes(path)
+    if path.suffix.lower() in TEXT_ENDINGS:
+        return _whole(path, _text_of(path))
+    if path.suffix.lower() == ".json":
+        chats = _chats(path)
+        if chats:
+            return chats
+    return _read(path, _context)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts, one ``{"id"?, "text", "answer"?, "kind"?}`` a line.
+    """Prompts: ``{"id"?, "text", "answer"?, "kind"?}`` a row, or a line each of a text file.
 
     Raises:
         DataError: every fault of the file, with lines.
     """
-    return _read(Path(path), _prompt)
+    path = Path(path)
+    if path.suffix.lower() not in TEXT_ENDINGS:
+        return _read(path, _prompt)
+    marked = [
+        (number, re.sub(r"^\s*([-*+]|\d+[.)])\s+", "", line)) for number, line in _lines(path)
+    ]
+    prompts = [
+        Prompt(f"line{number}", text.strip(), source=f"{path}:{number}")
+        for number, text in marked
+        if not text.startswith("#")
+    ]
+    if not prompts:
+        raise DataError(f"{path}: holds no prompts.", "one prompt a line")
+    return prompts
 
 
 def _turns(value: Any, name: str) -> list[dict[str, str]]:

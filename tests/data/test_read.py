@@ -89,7 +89,7 @@ def test_faults_never_show_the_text(tmp_path: Path) -> None:
 def test_files_that_are_none(tmp_path: Path, reader: Any) -> None:
     with pytest.raises(DataError, match="no such file"):
         reader(tmp_path / "absent.jsonl")
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match=r"is a directory|no notes"):
         reader(tmp_path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}')
     with pytest.raises(DataError, match="not UTF-8"):
@@ -137,3 +137,87 @@ def test_pairs_go_round_through_their_rows(tmp_path: Path) -> None:
     assert first[0].messages == ({"role": "text", "content": "p"},)
     assert first[1].messages == first[2].messages == (TURN,)
     assert [pair.rejected.text for pair in first] == ["r", "no", "no"]
+
+
+def test_csv_rows_with_quotes_and_line_ends_within_fields(tmp_path: Path) -> None:
+    path = tmp_path / "users.csv"
+    path.write_text('id,text\na,"I live in ""Riga"",\nby the sea."\nb,Short.\n')
+    rows = read_contexts(path)
+    assert [(row.id, row.text) for row in rows] == [
+        ("a", 'I live in "Riga",\nby the sea.'),
+        ("b", "Short."),
+    ]
+    assert rows[1].source == f"{path}:4"
+    path.write_text("id,text\na,one,two\nb\nc,\n")
+    with pytest.raises(DataError) as caught:
+        read_contexts(path)
+    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["2", "3", "4"]
+    path.write_text('id,text\na,"open\n')
+    with pytest.raises(DataError, match="not valid CSV"):
+        read_contexts(path)
+
+
+def test_a_json_list_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    path.write_text('[{"id": "a", "text": "x"}, {"text": "y"}]')
+    assert [row.id for row in read_contexts(path)] == ["a", "line2"]
+    path.write_text('[{"id": "a", "text": "x"}, 3]')
+    with pytest.raises(DataError, match=r"users\.json:2: a JSON object is needed"):
+        read_contexts(path)
+    path.write_text('[\n{"id": }]')
+    with pytest.raises(DataError, match=r"users\.json:2: not valid JSON"):
+        read_contexts(path)
+    path.write_text('{"id": "a"}')
+    with pytest.raises(DataError, match="a JSON list is needed, not an object"):
+        read_contexts(path)
+
+
+def test_notes_are_one_user(tmp_path: Path) -> None:
+    (tmp_path / "notes" / "2026").mkdir(parents=True)
+    (tmp_path / "notes" / ".hidden").mkdir()
+    for name, text in {
+        "b.md": "Second.",
+        "a.txt": "First.",
+        "2026/c.md": "Deep.",
+        ".hidden/d.md": "Secret.",
+        "e.png": "no text",
+    }.items():
+        (tmp_path / "notes" / name).write_text(text)
+    (whole,) = read_contexts(tmp_path / "notes")
+    assert whole.id == "notes"
+    assert whole.text == "# 2026/c\n\nDeep.\n\n# a\n\nFirst.\n\n# b\n\nSecond."
+    (single,) = read_contexts(tmp_path / "notes" / "b.md")
+    assert (single.id, single.text) == ("b", "Second.")
+
+
+def test_prompts_of_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "asks.md"
+    path.write_text("# My questions\n\n- Plan my day.\n2. Who am I?\nWhere do I live?\n")
+    found = [(row.text, row.source.rpartition(":")[2]) for row in read_prompts(path)]
+    assert found == [("Plan my day.", "3"), ("Who am I?", "4"), ("Where do I live?", "5")]
+
+
+def test_an_export_of_chatgpt_gives_what_the_user_wrote_in_order(tmp_path: Path) -> None:
+    def node(role: str, when: float | None, *parts: object) -> dict[str, Any]:
+        content = {"content_type": "text", "parts": list(parts)}
+        return {"message": {"author": {"role": role}, "create_time": when, "content": content}}
+
+    chats = [
+        {
+            "title": "later",
+            "create_time": 20.0,
+            "mapping": {
+                "root": {"message": None},
+                "1": node("user", 21.0, "I moved to Riga.", {"asset": "picture"}),
+                "2": node("assistant", 22.0, "How nice!"),
+            },
+        },
+        {"title": "first", "create_time": 1.0, "mapping": {"1": node("user", None, "I bake.")}},
+    ]
+    path = tmp_path / "conversations.json"
+    path.write_text(json.dumps(chats))
+    (whole,) = read_contexts(path)
+    assert whole.text == "I bake.\n\nI moved to Riga."
+    path.write_text(json.dumps([{"title": "empty", "mapping": {}}]))
+    with pytest.raises(DataError, match="holds no text"):
+        read_contexts(path)
