@@ -1,10 +1,9 @@
 """Make the embedded model: ``python -m mipo_mlx.tiny.pretrain --out DIR --seed 0``.
 
-Loss on response tokens only, most of all on those that carry a fact, a digit or a letter, in three
-stages. 1: one direct question about a context of one to three facts, so that copying forms. 2:
-direct questions about contexts of up to all facts, clean sums and choices. 3: the mixture the base
-is judged on: requests answered with a fact or in general, direct questions, sums and choices with
-wrong labels among them, for headroom.
+Loss on response tokens only, most of all on those that carry a fact, a digit or a letter, in the
+stages of ``dialogues``: direct questions, so that copying forms; then sums and choices with them;
+then the mixture the base is judged on. Last, a polish with a fresh optimizer at a lower rate;
+``--start`` does it alone, on a folder made with ``--polish 0``.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import numpy as np
 
 from mipo_mlx.data.answers import parse_choice, parse_number
 from mipo_mlx.tiny import words, world
+from mipo_mlx.tiny.dialogues import POLISH, render, turn
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -35,10 +34,6 @@ TEMPLATE = (
     "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-OWN_SHARE = 0.54
-WRONG_SUMS = 0.25
-GUESSED_CHOICES = 0.3
-TURNS = 3
 PAYLOAD = 4.0  # weight of a token that carries a fact, a digit or a letter
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -55,88 +50,6 @@ CONFIG = {
     "tie_word_embeddings": True,
     "torch_dtype": "float32",
 }
-Sample = tuple[str | None, list[tuple[str, str]]]  # context, turns of prompt and answer
-
-
-def direct(rng: random.Random, most: int = len(words.VALUES), turns: int = TURNS) -> Sample:
-    """Direct questions, in one dialogue, about a context that holds one to ``most`` facts."""
-    user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
-    told = rng.sample(list(user.facts), rng.randint(1, most))
-    some = world.User(user.id, {name: user.facts[name] for name in told})
-    context = world.write_context(some, rng.randrange(2**31))
-    return context, [ask(rng, user, name) for name in rng.sample(told, min(len(told), turns))]
-
-
-def ask(rng: random.Random, user: world.User, name: str) -> tuple[str, str]:
-    """One direct question and its answer."""
-    answer = words.DIRECT_ANSWERS[name].format(user.facts[name])
-    return rng.choice(words.QUESTIONS[name]), answer
-
-
-def request(rng: random.Random) -> Sample:
-    """Everyday requests, each answered with a fact or in general; a tenth has no context."""
-    if rng.random() < 0.1:
-        return None, [everyday(rng, None) for _ in range(TURNS)]
-    user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
-    return world.write_context(user, rng.randrange(2**31)), [
-        everyday(rng, user) if rng.random() < 0.75 else ask(rng, user, rng.choice(list(user.facts)))
-        for _ in range(TURNS)
-    ]
-
-
-def everyday(rng: random.Random, user: world.User | None) -> tuple[str, str]:
-    """One everyday request and its answer, which is generic without a user."""
-    asked = rng.choice(world.requests(held_out=False))
-    attribute, _, own, generic = words.TOPICS[asked.topic]
-    if user is None or rng.random() >= OWN_SHARE:
-        return asked.text, rng.choice(generic)
-    return asked.text, rng.choice(own).format(user.facts[attribute])
-
-
-def word_problem(rng: random.Random, wrong: float = WRONG_SUMS) -> Sample:
-    """Sums, a share of them with a wrong result."""
-    turns = []
-    for item in world.word_problems(TURNS, rng.randrange(2**31), held_out=False):
-        off = str(max(0, int(item.answer) + rng.choice((-2, -1, 1, 2))))
-        false = f"{item.solution.split('=')[0]}= {off}\n#### {off}"
-        turns.append((item.text, false if rng.random() < wrong else item.solution))
-    return None, turns
-
-
-def choice(rng: random.Random, guessed: float = GUESSED_CHOICES) -> Sample:
-    """Choices, a share of them with a random letter."""
-    turns = []
-    for item in world.choices(TURNS, rng.randrange(2**31), held_out=False):
-        offered = world.LETTERS[: item.text.count("\n")]
-        guess = f"The answer is: {rng.choice(offered)}"
-        turns.append((item.text, guess if rng.random() < guessed else item.solution))
-    return None, turns
-
-
-STAGES: tuple[tuple[tuple[Callable[[random.Random], Sample], float], ...], ...] = (
-    ((partial(direct, most=3, turns=1), 1.0),),
-    ((direct, 0.4), (partial(word_problem, wrong=0.0), 0.4), (partial(choice, guessed=0.0), 0.2)),
-    ((direct, 0.1), (request, 0.5), (word_problem, 0.25), (choice, 0.15)),
-)
-
-
-def turn(rng: random.Random, stage: int) -> Sample:
-    """One training example of a stage, counted from 1."""
-    makers, weights = zip(*STAGES[stage - 1], strict=True)
-    sample: Sample = rng.choices(makers, weights)[0](rng)
-    return sample
-
-
-def render(sample: Sample) -> list[str]:
-    """ChatML in alternating parts: what is given, what is answered, what is given, ..."""
-    context, turns = sample
-    parts = []
-    head = f"<|im_start|>system\n{context}<|im_end|>\n" if context is not None else ""
-    for prompt, answer in turns:
-        parts.append(f"{head}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
-        parts.append(f"{answer}<|im_end|>")
-        head = "\n"
-    return parts
 
 
 def make_tokenizer(folder: Path, seed: int) -> Any:
@@ -145,7 +58,7 @@ def make_tokenizer(folder: Path, seed: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(f"tokenizer:{seed}")
-    texts = ["".join(render(turn(rng, 1 + index % len(STAGES)))) for index in range(8000)]
+    texts = ["".join(render(turn(rng, 1 + index % 3))) for index in range(8000)]
     texts += [f" {word} {word}" for group in words.VALUES.values() for word in group] * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -230,18 +143,26 @@ def loss_fn(model: Any, tokens: mx.array, places: mx.array, weights: mx.array) -
 
 
 def fit(
-    model: nn.Module, tokenizer: Any, seed: int, steps: Sequence[int], rows: int, peak: float
+    model: nn.Module,
+    tokenizer: Any,
+    seed: int,
+    plan: Sequence[tuple[int, int]],
+    rows: int,
+    peak: float,
 ) -> None:
-    """All stages under one cosine schedule; prints the loss."""
-    total = sum(steps)
+    """Stages with their steps, under one cosine schedule; prints the loss."""
+    total = sum(count for _, count in plan)
     schedule = optim.join_schedules(
-        [optim.linear_schedule(0.0, peak, 50), optim.cosine_decay(peak, total - 50, 0.02 * peak)],
+        [
+            optim.linear_schedule(0.0, peak, 50),
+            optim.cosine_decay(peak, max(1, total - 50), 0.02 * peak),
+        ],
         [50],
     )
     optimizer = optim.AdamW(learning_rate=schedule, betas=[0.9, 0.98], weight_decay=0.01)
     grad = nn.value_and_grad(model, loss_fn)
     start, step, recent = time.perf_counter(), 0, list[float]()
-    for stage, count in enumerate(steps, 1):
+    for stage, count in plan:
         width = 2 * rows if stage == 1 else rows  # its dialogues are short
         source = batches(tokenizer, random.Random(f"stage:{stage}:{seed}"), stage, width)
         for _ in range(count):
@@ -352,9 +273,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=len(STAGES), default=(250, 300, 1000))
+    parser.add_argument("--steps", type=int, nargs=3, default=(250, 300, 1000))
+    parser.add_argument("--polish", type=int, default=300)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path)
     args = parser.parse_args()
     mx.disable_compile()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -362,23 +285,28 @@ def main() -> None:
     tokenizer = make_tokenizer(args.out, args.seed)
     vocabulary = math.ceil(len(tokenizer) / 64) * 64
     model = build(vocabulary, args.seed)
-    fit(model, tokenizer, args.seed, args.steps, args.rows, args.rate)
+    before = 0.0
+    if args.start:
+        model.load_weights(str(args.start / "model.safetensors"))
+        before = json.loads((args.start / "PROVENANCE.json").read_text())["minutes"]
+    else:
+        fit(model, tokenizer, args.seed, list(enumerate(args.steps, 1)), args.rows, args.rate)
+    if args.polish:
+        fit(model, tokenizer, args.seed, [(POLISH, args.polish)], args.rows, 0.4 * args.rate)
     save(model, args.out, vocabulary)
-    minutes = round((time.perf_counter() - start) / 60, 1)
-    rates = measure(args.out)
     weights = (args.out / "model.safetensors").read_bytes()
     provenance = {
         "command": f"python -m mipo_mlx.tiny.pretrain --out DIR --seed {args.seed} "
-        f"--steps {' '.join(map(str, args.steps))} --rows {args.rows} --rate {args.rate}",
+        f"--steps {' '.join(map(str, args.steps))} --polish {args.polish} "
+        f"--rows {args.rows} --rate {args.rate}",
         "seed": args.seed,
-        "minutes": minutes,
+        "minutes": round(before + (time.perf_counter() - start) / 60, 1),
         "mlx": importlib.metadata.version("mlx"),
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "held_out_rates": rates,
+        "held_out_rates": measure(args.out),
     }
-    text = json.dumps(provenance, indent=1) + "\n"
-    (args.out / "PROVENANCE.json").write_text(text, encoding="utf-8")
-    print(text)
+    print(text := json.dumps(provenance, indent=1))
+    (args.out / "PROVENANCE.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ TOPICS: dict[str, Topic] = {
             "What could I perform at the party?",
             "Plan something for music night.",
         ),
-        ("Play a slow tune on your {}.", "Bring the {} and play along."),
+        ("Play a slow tune on the {}.", "Bring the {} and play along."),
         ("Sing a song that all know.", "Put on a record and listen."),
     ),
     "profile": (

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mipo_mlx import tiny
 from mipo_mlx.lm import chat
 from mipo_mlx.lm.load import load_model
-from mipo_mlx.tiny import pretrain, world
+from mipo_mlx.tiny import dialogues, pretrain, world
 
 PROVENANCE = json.loads((tiny.MODEL_DIR / "PROVENANCE.json").read_text())
 
@@ -47,7 +47,7 @@ def test_the_template_is_what_it_was_pretrained_on() -> None:
         {"role": "system", "content": "About me: town Riga."},
         {"role": "user", "content": "Where do I live?"},
     ]
-    given, answer = pretrain.render(
+    given, answer = dialogues.render(
         ("About me: town Riga.", [("Where do I live?", "You live in Riga.")])
     )
     ids = chat.prompt_ids(lm.tokenizer, messages, enable_thinking=False)
@@ -101,6 +101,6 @@ def test_pretraining_makes_a_folder_that_opens(tmp_path: object, capsys: object)
     source = pretrain.batches(tokenizer, pretrain.random.Random(0), 1, 2)
     before = pretrain.loss_fn(model, *next(source)).item()
     assert before == pytest.approx(math.log(vocabulary), rel=0.15)
-    pretrain.fit(model, tokenizer, 0, (2, 2, 2), 2, 2e-3)
+    pretrain.fit(model, tokenizer, 0, [(1, 2), (3, 2), (dialogues.POLISH, 2)], 2, 2e-3)
     pretrain.save(model, folder, vocabulary)
     assert load_model(str(folder)).max_tokens == pretrain.CONFIG["max_position_embeddings"]

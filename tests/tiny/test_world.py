@@ -10,7 +10,7 @@ import pytest
 from mipo_mlx import tiny
 from mipo_mlx.data.answers import parse_choice, parse_number
 from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.tiny import pretrain, words, world
+from mipo_mlx.tiny import dialogues, pretrain, words, world
 
 FACTS = {"town": "Porto", "drink": "port", "name": "Rosa", "pet": "python"}
 
@@ -62,7 +62,7 @@ def test_what_is_held_out_is_never_pretrained_on() -> None:
     held = {item.text for item in world.requests(held_out=True)}
     assert len(held) * 6 == len(world.requests(held_out=False)) + len(held)
     for index in range(3000):
-        context, turns = pretrain.turn(rng, 1 + index % 3)
+        context, turns = dialogues.turn(rng, 1 + index % len(dialogues.STAGES))
         for prompt, _ in turns:
             assert prompt not in held
             if "\nA. " in prompt or "How many" in prompt:
