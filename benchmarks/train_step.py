@@ -24,8 +24,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.lm.forest import Row, plant, sequence_logprobs
-from mipo_mlx.train import Batch, batch_loss
+from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.lm.forest import sequence_logprobs
+from mipo_mlx.train import Batch, TrainingRow, batch_loss, collate
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 384,
@@ -55,27 +56,37 @@ def build(shape: str, dtype: mx.Dtype) -> nn.Module:
     return model
 
 
-Work = tuple[Batch, mx.array, mx.array]  # ours; prompts [p, lp], responses [p, 2, lr]
+Work = tuple[Batch, mx.array, mx.array]  # ours; prompts [p, lp], responses [p, 1 + k, lr]
 
 
-def make_work(pairs: int, prompt: int, response: int, vocabulary: int) -> Work:
+def make_work(
+    pairs: int, context: int, prompt: int, response: int, negatives: int, vocabulary: int
+) -> Work:
     """Random tokens without padding; the reference is far off, so the gradient is not zero."""
-    prompts = mx.random.randint(0, vocabulary, (pairs, prompt))
-    responses = mx.random.randint(0, vocabulary, (pairs, 2, response))
+    shared = mx.repeat(mx.random.randint(0, vocabulary, (1, context)), pairs, axis=0)
+    prompts = mx.concatenate([shared, mx.random.randint(0, vocabulary, (pairs, prompt))], axis=1)
+    responses = mx.random.randint(0, vocabulary, (pairs, 1 + negatives, response))
     rows = [
-        Row(tuple(ids), tuple(tuple(side) for side in sides))
-        for ids, sides in zip(prompts.tolist(), responses.tolist(), strict=True)  # type: ignore[call-overload]
+        TrainingRow(
+            EncodedPair(
+                f"{i}/{k}", tuple(ids), (tuple(sides[0]), tuple(side)), "c" * bool(context)
+            ),
+            (0.0, 0.0),
+        )
+        for i, (ids, sides) in enumerate(zip(prompts.tolist(), responses.tolist(), strict=True))  # type: ignore[call-overload, arg-type]
+        for k, side in enumerate(sides[1:])
     ]
-    return Batch(plant(rows), mx.zeros((pairs, 2))), prompts, responses
+    return collate(rows), prompts, responses
 
 
 def naive_logprobs(model: Any, prompts: mx.array, responses: mx.array) -> mx.array:
-    """The same log-probs [p, 2] with every answer behind a prompt of its own."""
-    pairs, sides, width = responses.shape
-    flat = responses.reshape(pairs * sides, width)
-    tokens = mx.concatenate([mx.repeat(prompts, sides, axis=0), flat], axis=1)
+    """The same log-probs [p * k, 2], every answer of every pair behind a prompt of its own."""
+    width, negatives = responses.shape[-1], responses.shape[1] - 1
+    chosen = mx.repeat(responses[:, :1], negatives, axis=1)
+    flat = mx.stack([chosen, responses[:, 1:]], axis=2).reshape(-1, width)
+    tokens = mx.concatenate([mx.repeat(prompts, 2 * negatives, axis=0), flat], axis=1)
     logits = model(tokens[:, :-1])[:, -width:]
-    return token_logprobs(logits, flat).sum(axis=-1).reshape(pairs, sides)
+    return token_logprobs(logits, flat).sum(axis=-1).reshape(-1, 2)
 
 
 def naive_loss(model: Any, work: Work, beta: float) -> mx.array:
@@ -105,16 +116,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--context", type=int, default=0, help="tokens that all prompts share")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens after the context")
     parser.add_argument("--response", type=int, default=64)
+    parser.add_argument("--negatives", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     if mx.default_device() == mx.Device(mx.cpu):
         mx.disable_compile()
     model = build(args.shape, getattr(mx, args.dtype))
-    work = make_work(args.pairs, args.prompt, args.response, SHAPES[args.shape]["vocab_size"])
-    shared = sequence_logprobs(model, work[0].forest).reshape(-1, 2)
+    lengths = (args.pairs, args.context, args.prompt, args.response, args.negatives)
+    work = make_work(*lengths, SHAPES[args.shape]["vocab_size"])
+    shared = sequence_logprobs(model, work[0].forest)[work[0].sides]
     gap = mx.abs(shared - naive_logprobs(model, *work[1:])).max().item()
     seconds: dict[str, list[float]] = {"naive": [], "shared": []}
     peaks: dict[str, int] = {}

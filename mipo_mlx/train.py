@@ -35,12 +35,14 @@ class StepMetrics:
 
 
 class Batch(NamedTuple):
-    """Arrays of one step: ``p`` pairs, the chosen and the rejected answer of each in turn.
+    """Arrays of one step of ``p`` pairs.
 
-    forest · reference [p, 2] fp32, nats.
+    forest · sides [p, 2] int32, the responses that are chosen and rejected ·
+    reference [p, 2] fp32, nats.
     """
 
     forest: Forest
+    sides: mx.array
     reference: mx.array
 
 
@@ -53,18 +55,29 @@ class TrainingRow:
 
 
 def collate(rows: Sequence[TrainingRow]) -> Batch:
-    """Pad rows into one ``Batch``."""
+    """Pad rows into one ``Batch``; prompts and answers that several pairs share stand once."""
+    prompts: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], None]] = {}
+    for row in rows:
+        mine = prompts.setdefault((row.encoded.group, row.encoded.prompt_ids), {})
+        mine.update(dict.fromkeys(row.encoded.responses))
+    places = {
+        (key, ids): place
+        for place, (key, ids) in enumerate((k, ids) for k, mine in prompts.items() for ids in mine)
+    }
+    sides = [
+        [places[(row.encoded.group, row.encoded.prompt_ids), ids] for ids in row.encoded.responses]
+        for row in rows
+    ]
     return Batch(
-        plant(
-            [Row(row.encoded.prompt_ids, row.encoded.responses, row.encoded.group) for row in rows]
-        ),
+        plant([Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]),
+        mx.array(sides, dtype=mx.int32),
         mx.array(np.array([row.reference for row in rows], dtype=np.float32)),
     )
 
 
 def batch_loss(model: nn.Module, batch: Batch, beta: float) -> tuple[mx.array, dict[str, mx.array]]:
     """Mean DPO loss of a batch and per-pair arrays [p] under TRL's names."""
-    logps = sequence_logprobs(model, batch.forest).reshape(-1, 2)
+    logps = sequence_logprobs(model, batch.forest)[batch.sides]
     losses, chosen, rejected = dpo_sigmoid_loss(
         policy_chosen_logps=logps[:, 0],
         policy_rejected_logps=logps[:, 1],

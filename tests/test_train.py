@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mipo_mlx import tiny
 from mipo_mlx.config import TrainConfig
@@ -61,6 +63,33 @@ def test_training_raises_the_margin_of_its_pairs(lm: LanguageModel) -> None:
     assert len(steps) == 30
     assert steps[-1].values["rewards/margins"] > 0.5
     assert steps[-1].values["loss"] < 0.5
+
+
+def test_shared_prompts_and_answers_stand_once_and_change_no_loss_or_gradient(
+    lm: LanguageModel,
+) -> None:
+    base = rows_for(lm, 4)
+    context = tuple(range(50, 90))
+    rows = []
+    for n, row in enumerate(base):  # two prompts of one context, each with a chosen and two others
+        prompt = (*context, *base[n // 2].encoded.prompt_ids)
+        chosen = base[n // 2].encoded.responses[0]
+        sides = (chosen, row.encoded.responses[1])
+        rows.append(TrainingRow(EncodedPair(f"p{n}", prompt, sides, "user"), (-3.0 * n, -4.0)))
+    attach(lm)
+    list(train(lm, base, TrainConfig(batch_size=4, learning_rate=1e-2), seed=0))  # B is not 0
+    batch = collate(rows)
+    assert batch.forest.stems.shape == (1, len(context))
+    assert batch.forest.last.shape == (2,)
+    assert batch.forest.responses.shape[0] == 6
+    grad = nn.value_and_grad(lm.model, lambda *args: batch_loss(*args)[0])
+    loss, gradient = grad(lm.model, batch, 0.1)
+    alone = [grad(lm.model, collate([row]), 0.1) for row in rows]
+    assert loss.item() == pytest.approx(np.mean([one.item() for one, _ in alone]), abs=1e-5)
+    for name, ours in tree_flatten(gradient):
+        parts = np.stack([np.array(dict(tree_flatten(g))[name]) for _, g in alone])
+        scale = np.linalg.norm(parts, axis=0).max()  # parts may cancel in the mean
+        np.testing.assert_allclose(np.array(ours), parts.mean(axis=0), rtol=0, atol=1e-5 * scale)
 
 
 def test_flipped_pairs_negate_the_margin(lm: LanguageModel) -> None:

@@ -49,19 +49,35 @@ def pad_right(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 def batches(
     pairs: Sequence[EncodedPair], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of an epoch: every pair once, the last partial batch kept, seeded.
+    """Indices of an epoch: every pair once, all batches full but one, seeded.
 
-    Rows are shuffled, then sorted by length within windows of eight batches, then the batches are
-    shuffled: little padding, and no fixed order of lengths.
+    Pairs of one context come together, so that a batch forwards it once; which of its pairs meet,
+    and the order of batches, is drawn anew each epoch. What does not fill a batch of its own is
+    sorted by length within windows of eight batches, for little padding.
     """
     rng = random.Random(f"{seed}:{epoch}:batches")
-    order = list(range(len(pairs)))
-    rng.shuffle(order)
-    made = []
-    for start in range(0, len(order), batch_size * WINDOW):
-        window = sorted(
-            order[start : start + batch_size * WINDOW], key=lambda index: pairs[index].length
-        )
-        made += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    by_group: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_group.setdefault(pair.group or f"\0{index}", []).append(index)
+    groups = list(by_group.values())
+    rng.shuffle(groups)
+    made: list[list[int]] = []
+    windows: list[list[list[int]]] = [[]]
+    held = 0
+    for group in groups:
+        rng.shuffle(group)
+        whole = len(group) - len(group) % batch_size
+        made += [group[i : i + batch_size] for i in range(0, whole, batch_size)]
+        if whole < len(group):
+            windows[-1].append(group[whole:])
+            held += len(group) - whole
+            if held >= batch_size * WINDOW:
+                windows.append([])
+                held = 0
+    rest: list[int] = []
+    for window in windows:
+        for group in sorted(window, key=lambda group: max(pairs[i].length for i in group)):
+            rest += group
+    made += [rest[i : i + batch_size] for i in range(0, len(rest), batch_size)]
     rng.shuffle(made)
     return made

@@ -13,7 +13,8 @@ from functools import partial
 
 from mipo_mlx.tiny import words, world
 
-OWN_SHARE = 0.54
+OWN_SHARE = 0.54  # of requests answered with a fact
+POLISH_SHARE = 0.45  # in the polish, so that the base has room to learn
 WRONG_SUMS = 0.25
 GUESSED_CHOICES = 0.3
 TURNS = 3
@@ -35,22 +36,24 @@ def ask(rng: random.Random, user: world.User, name: str) -> tuple[str, str]:
     return rng.choice(words.QUESTIONS[name]), answer
 
 
-def request(rng: random.Random) -> Sample:
+def request(rng: random.Random, own: float = OWN_SHARE) -> Sample:
     """Everyday requests, each answered with a fact or in general; a tenth has no context."""
     if rng.random() < 0.1:
-        return None, [everyday(rng, None) for _ in range(TURNS)]
+        return None, [everyday(rng, None, own) for _ in range(TURNS)]
     user = world.make_users(1, rng.randrange(2**31), held_out=False)[0]
     return world.write_context(user, rng.randrange(2**31)), [
-        everyday(rng, user) if rng.random() < 0.75 else ask(rng, user, rng.choice(list(user.facts)))
+        everyday(rng, user, own)
+        if rng.random() < 0.75
+        else ask(rng, user, rng.choice(list(user.facts)))
         for _ in range(TURNS)
     ]
 
 
-def everyday(rng: random.Random, user: world.User | None) -> tuple[str, str]:
+def everyday(rng: random.Random, user: world.User | None, share: float) -> tuple[str, str]:
     """One everyday request and its answer, which is generic without a user."""
     asked = rng.choice(world.requests(held_out=False))
     attribute, _, own, generic = words.TOPICS[asked.topic]
-    if user is None or rng.random() >= OWN_SHARE:
+    if user is None or rng.random() >= share:
         return asked.text, rng.choice(generic)
     return asked.text, rng.choice(own).format(user.facts[attribute])
 
@@ -79,7 +82,12 @@ STAGES: tuple[tuple[tuple[Callable[[random.Random], Sample], float], ...], ...] 
     ((partial(direct, most=3, turns=1), 1.0),),
     ((direct, 0.4), (partial(word_problem, wrong=0.0), 0.4), (partial(choice, guessed=0.0), 0.2)),
     ((direct, 0.1), (request, 0.5), (word_problem, 0.25), (choice, 0.15)),
-    ((direct, 0.1), (request, 0.75), (word_problem, 0.1), (choice, 0.05)),
+    (
+        (direct, 0.1),
+        (partial(request, own=POLISH_SHARE), 0.75),
+        (word_problem, 0.1),
+        (choice, 0.05),
+    ),
 )
 POLISH = len(STAGES)
 

@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs=3, default=(250, 300, 1000))
-    parser.add_argument("--polish", type=int, default=300)
+    parser.add_argument("--polish", type=int, default=500)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--start", type=Path)

@@ -281,3 +281,19 @@ def test_batches_hold_every_pair_once_and_pad_less_than_chance() -> None:
     plain = list(range(103))
     rng.shuffle(plain)
     assert padding(made) < 0.5 * padding([plain[i : i + 8] for i in range(0, 103, 8)])
+
+
+def test_batches_keep_a_context_together_and_mix_its_pairs_anew_each_epoch() -> None:
+    pairs = [
+        EncodedPair(f"{user}/{n}", (1,) * (20 + user), ((1,), (1,)), f"u{user}")
+        for user in range(12)
+        for n in range(4 + 4 * (user % 3))
+    ]
+    epochs = [batches(pairs, 4, seed=0, epoch=epoch) for epoch in range(3)]
+    for made in epochs:
+        assert sorted(index for batch in made for index in batch) == list(range(len(pairs)))
+        assert all(len({pairs[index].group for index in batch}) == 1 for batch in made)
+    meetings = [{frozenset(batch) for batch in made} for made in epochs]
+    assert len(meetings[0] & meetings[1]) < len(meetings[0])
+    ragged = batches(pairs[1:], 8, seed=0, epoch=0)
+    assert [len(batch) for batch in ragged if len(batch) < 8] in ([], [(len(pairs) - 1) % 8])
