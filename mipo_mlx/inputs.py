@@ -44,7 +44,8 @@ def _digest(*groups: Sequence[Context] | Sequence[Prompt]) -> str:
     sha = hashlib.sha256()
     for group in groups:
         for item in group:
-            sha.update(f"{item.id}\x1f{item.text}\x1e".encode())
+            tie = item.language if isinstance(item, Context) else item.context_id
+            sha.update(f"{item.id}\x1f{item.text}\x1f{tie}\x1e".encode())
         sha.update(b"\x1d")
     return sha.hexdigest()
 
@@ -65,21 +66,37 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
     return train, held, True
 
 
-def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt], bool]:
+def _owned(prompts: Sequence[Prompt], users: Sequence[Context]) -> list[Prompt]:
+    """Prompts of these users, and those of nobody in particular."""
+    known = {user.id for user in users}
+    return [prompt for prompt in prompts if not prompt.context_id or prompt.context_id in known]
+
+
+def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
+    known = {user.id for user in users}
+    for prompt in prompts:
+        if prompt.context_id and prompt.context_id not in known:
+            raise DataError(
+                f"{prompt.source}: prompt {prompt.id!r} belongs to context {prompt.context_id!r}, "
+                "which is not there.",
+                "give the contexts and prompts of one data set, or leave 'context_id' out",
+            )
+
+
+def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
     if not config.prompts:
         name = "prompts" if config.objective == "context" else "problems"
         return (
             read_prompts(tiny.SAMPLES_DIR / f"{name}_train.jsonl"),
             read_prompts(tiny.SAMPLES_DIR / f"{name}_heldout.jsonl"),
-            True,
         )
     prompts = read_prompts(Path(config.prompts))
-    if len(prompts) < 2 or not config.held_out_prompts:
-        return prompts, prompts, False
-    train, held = split(
-        {prompt.id: prompt for prompt in prompts}, config.held_out_prompts, config.seed
-    )
-    return train, held, True
+    owned = [prompt for prompt in prompts if prompt.context_id]  # they go with their users
+    free = {prompt.id: prompt for prompt in prompts if not prompt.context_id}
+    if len(free) < 2 or not config.held_out_prompts:
+        return prompts, prompts
+    train, held = split(free, config.held_out_prompts, config.seed)
+    return train + owned, held + owned
 
 
 def read_inputs(config: DataConfig) -> Inputs:
@@ -94,13 +111,17 @@ def read_inputs(config: DataConfig) -> Inputs:
             "leave --contexts out, or take --objective context",
         )
     train_users, held_users, users_held = _contexts(config)
-    train_prompts, held_prompts, prompts_held = _prompts(config)
+    train_prompts, held_prompts = _prompts(config)
+    if config.objective == "context":
+        _check_owners(train_prompts + held_prompts, train_users + held_users)
+        train_prompts = _owned(train_prompts, train_users)
+        held_prompts = _owned(held_prompts, held_users)
     foils: list[Context] = []
     if config.objective == "context" and len(held_users) < 2:
         foils = read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl")
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
-        *(["prompts"] if prompts_held else []),
+        *(["prompts"] if not {p.id for p in train_prompts} & {p.id for p in held_prompts} else []),
     ]
     return Inputs(
         train_contexts=train_users,

@@ -15,17 +15,20 @@ class Context:
         text: the notes, profile or preferences, as the model will read them.
         facts: optional ``attribute -> value``; lets ``eval`` count true and wrong facts.
         source: ``file:line`` for error messages; no part of identity.
+        language: code such as "en", or "" where it is not told; only users of one language serve as
+            each other's wrong contexts.
     """
 
     id: str
     text: str
     facts: Mapping[str, str] = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    language: str = ""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request, the same for every user.
+    """One request, the same for every user or of one user alone.
 
     Attributes:
         id: unique among the prompts of a run.
@@ -33,6 +36,7 @@ class Prompt:
         answer: gold answer for checkable items, else None.
         kind: ``open``, ``number`` (GSM8K's form) or ``choice`` (a letter).
         source: ``file:line`` for error messages; no part of identity.
+        context_id: the one user who asks it; "" lets everybody be asked.
     """
 
     id: str
@@ -40,6 +44,7 @@ class Prompt:
     answer: str | None = None
     kind: str = "open"
     source: str = field(default="", compare=False)
+    context_id: str = ""
 
 
 @dataclass(frozen=True)

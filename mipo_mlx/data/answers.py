@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,13 @@ class Grade:
     wrong: bool
 
 
+@functools.cache
+def _word(value: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE)
+
+
 def _states(text: str, value: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+    return _word(value).search(text) is not None
 
 
 def grade(text: str, facts: Mapping[str, str], known: Collection[str]) -> Grade:

@@ -39,18 +39,27 @@ def derangement(n: int, rng: random.Random) -> list[int]:
 def _draws(
     contexts: Sequence[Context], prompts: Sequence[Prompt], each: int, seed: int
 ) -> dict[str, list[Context]]:
-    """Prompt id -> users who are asked it; balanced, every user ``each`` prompts (0: all)."""
+    """Prompt id -> users who are asked it; balanced, every user ``each`` prompts (0: all).
+
+    A user's own prompts come first; those that belong to nobody fill up.
+    """
     asked: dict[str, list[Context]] = {prompt.id: [] for prompt in prompts}
+    mine: dict[str, list[str]] = {}
+    for prompt in prompts:
+        mine.setdefault(prompt.context_id, []).append(prompt.id)
+    shared = mine.pop("", [])
     rng = random.Random(f"{seed}:draws")
     users = list(contexts)
     rng.shuffle(users)
-    count = min(each or len(prompts), len(prompts))
     deck: list[str] = []
     for user in users:
-        hand: list[str] = []
+        hand = list(mine.get(user.id, ()))
+        rng.shuffle(hand)
+        del hand[each or len(hand) :]
+        count = min(each or len(shared) + len(hand), len(shared) + len(hand))
         while len(hand) < count:
             if not deck:
-                deck = [prompt.id for prompt in prompts]
+                deck = list(shared)
                 rng.shuffle(deck)
             index = next((i for i, name in enumerate(deck) if name not in hand), None)
             if index is None:  # only prompts in hand are left over: a fresh deck
@@ -65,7 +74,20 @@ def _draws(
 def _others(
     users: Sequence[Context], everybody: Sequence[Context], count: int, rng: random.Random
 ) -> list[list[Context]]:
-    """For each user ``count`` different users with other texts.
+    """For each user ``count`` different users of the same language with other texts."""
+    rows: dict[int, list[Context]] = {}
+    for language in dict.fromkeys(user.language for user in users):
+        places = [place for place, user in enumerate(users) if user.language == language]
+        mine = [users[place] for place in places]
+        peers = [user for user in everybody if user.language == language]
+        rows.update(zip(places, _others_among(mine, peers, count, rng), strict=True))
+    return [rows[place] for place in range(len(users))]
+
+
+def _others_among(
+    users: Sequence[Context], everybody: Sequence[Context], count: int, rng: random.Random
+) -> list[list[Context]]:
+    """``_others`` of one language.
 
     Within the group that is asked the same prompt, every user serves equally often where texts
     differ and the group is large enough: one derangement, or shifts of one random order.
@@ -100,7 +122,6 @@ def _check(
 ) -> None:
     if not prompts:
         raise DataError("There are no prompts.", "give --prompts FILE with at least one row")
-    texts = len({context.text for context in contexts})
     if objective == "prompt" or negatives == "prompt":
         if len({prompt.text for prompt in prompts}) < k + 1:
             raise DataError(
@@ -112,12 +133,16 @@ def _check(
             f"There is one answer without context a prompt, so {k} negatives cannot be missing.",
             "take --negatives mixed or random, or --num-negatives 1",
         )
-    elif negatives in ("random", "mixed") and texts < k + 1:
-        raise DataError(
-            f"{negatives.capitalize()} negatives need {k + 1} users with different contexts, "
-            f"not {texts}.",
-            "add contexts, lower --num-negatives, or take --negatives missing",
-        )
+    elif negatives in ("random", "mixed"):
+        for language in sorted({context.language for context in contexts} or {""}):
+            texts = len({context.text for context in contexts if context.language == language})
+            if texts < k + 1:
+                of_it = f" of language {language!r}" if language else ""
+                raise DataError(
+                    f"{negatives.capitalize()} negatives need {k + 1} users with different "
+                    f"contexts{of_it}, not {texts}.",
+                    "add contexts, lower --num-negatives, or take --negatives missing",
+                )
 
 
 def contrast(

@@ -1,0 +1,90 @@
+"""The whole loop over seeds, objectives and negatives: a Markdown table of before and after.
+
+``python benchmarks/seeds.py --seeds 0 1 2 --kinds random missing prompt --set epochs=1``
+
+A kind is a kind of negatives of the context objective, or ``prompt`` for the prompt objective.
+Every run is made from scratch in a temporary folder; a cell reads "base -> adapter (interval)".
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
+
+# isort: split
+
+import mlx.core as mx
+
+from mipo_mlx import pipeline
+from mipo_mlx.config import parse_set, resolve
+
+METRICS = {
+    "context": {
+        "own": "personalization/own_context_rate",
+        "wrong": "personalization/wrong_fact_rate",
+        "PMI": "information/pmi",
+        "accuracy of M": "information/context_accuracy",
+        "swapped gap": "control/swapped_context_gap",
+        "self-BLEU": "diversity/self_bleu4",
+        "tokens": "length/response_tokens",
+    },
+    "prompt": {
+        "accuracy": "reasoning/accuracy",
+        "form": "reasoning/form_rate",
+        "choice entropy": "reasoning/choice_entropy",
+        "PMI": "information/pmi",
+        "self-BLEU": "diversity/self_bleu4",
+        "tokens": "length/response_tokens",
+    },
+}
+
+
+def one(kind: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
+    """The report of one run."""
+    flags: dict[str, Any] = {"seed": seed, **extra}
+    flags.update({"objective": "prompt"} if kind == "prompt" else {"negatives": kind})
+    with tempfile.TemporaryDirectory() as folder:
+        return pipeline.run(Path(folder) / "run", resolve(flags=flags))
+
+
+def cell(metric: dict[str, Any]) -> str:
+    """``base -> adapter (interval of the difference)``; shares in percent."""
+    scale = 100 if metric["unit"] == "share of answers" else 1
+    base, adapter, low, high = (
+        scale * value for value in (metric["base"], metric["adapter"], *metric["ci95"])
+    )
+    return f"{base:.3g} -> {adapter:.3g} ({low:+.2g}, {high:+.2g})"
+
+
+def main() -> None:
+    """Run all and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kinds", nargs="+", default=["random", "missing", "prompt"])
+    parser.add_argument("--set", dest="options", action="append", default=[])
+    args = parser.parse_args()
+    if mx.default_device() == mx.Device(mx.cpu):
+        mx.disable_compile()
+    extra = dict(parse_set(option) for option in args.options)
+    for objective, metrics in METRICS.items():
+        kinds = [kind for kind in args.kinds if (kind == "prompt") == (objective == "prompt")]
+        if not kinds:
+            continue
+        print(f"\n| {objective} | seed | {' | '.join(metrics)} | length ratio | n | s |")
+        print("|" + " --- |" * (len(metrics) + 5), flush=True)
+        for kind in kinds:
+            for seed in args.seeds:
+                summary = one(kind, seed, extra)
+                found = summary["metrics"]
+                cells = [cell(found[name]) for name in metrics.values()]
+                count = found["information/pmi"]["n"]
+                tail = f"{summary['length_ratio']:.2f} | {count} | {summary['seconds']:.0f}"
+                print(f"| {kind} | {seed} | {' | '.join(cells)} | {tail} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
