@@ -41,10 +41,14 @@ class DataConfig:
         "embedded", "Model folder, hub id, or 'embedded' for the tiny one in the package."
     )
     contexts: str = option(
-        "", "Contexts: JSONL, JSON, CSV, a text file or a folder of notes; default: the sample."
+        "",
+        "Contexts: JSONL, JSON, CSV, a text file, a folder of notes or a public data set; "
+        "default: the sample.",
     )
     prompts: str = option(
-        "", "Prompts: JSONL, JSON, CSV or a text file, a line each; default: the sample."
+        "",
+        "Prompts: JSONL, JSON, CSV or a text file, a line each; default: 200 everyday prompts with "
+        "contexts of your own, else the sample.",
     )
     objective: str = option(
         "context",

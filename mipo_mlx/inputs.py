@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mipo_mlx import tiny
+from mipo_mlx import bank, tiny
 from mipo_mlx.config import DataConfig
+from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.read import read_contexts, read_prompts
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import DataError
@@ -59,7 +59,7 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
             read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl"),
             True,
         )
-    users = read_contexts(Path(config.contexts))
+    users = read_contexts(local_file(config.contexts, offline=config.offline))
     if len(users) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
         return users, users, False
     train, held = split({user.id: user for user in users}, config.held_out_users, config.seed)
@@ -84,13 +84,16 @@ def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
 
 
 def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
-    if not config.prompts:
+    if config.prompts:
+        prompts = read_prompts(local_file(config.prompts, offline=config.offline))
+    elif config.contexts:
+        prompts = read_prompts(bank.PROMPTS)
+    else:
         name = "prompts" if config.objective == "context" else "problems"
         return (
             read_prompts(tiny.SAMPLES_DIR / f"{name}_train.jsonl"),
             read_prompts(tiny.SAMPLES_DIR / f"{name}_heldout.jsonl"),
         )
-    prompts = read_prompts(Path(config.prompts))
     owned = [prompt for prompt in prompts if prompt.context_id]  # they go with their users
     free = {prompt.id: prompt for prompt in prompts if not prompt.context_id}
     if len(free) < 2 or not config.held_out_prompts:

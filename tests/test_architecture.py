@@ -26,7 +26,9 @@ MAY: dict[str, set[str]] = {
     "train": {"core", "data", "lm"},
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "report": {"core", "data"},
-    "inputs": {"data", "tiny"},
+    "bank": set(),
+    "inputs": {"bank", "data", "tiny"},
+    "preview": {"data", "lm"},
     "store": set(),
     "pipeline": {"core", "data", "lm", "inputs", "store", "reference", *STEPS},
 }

@@ -25,7 +25,9 @@ def _rows(section: str) -> Iterator[str]:
 
 
 def _usage(name: str) -> str:
-    run = inspect.signature(COMMANDS[name]).parameters["run"]
+    run = inspect.signature(COMMANDS[name]).parameters.get("run")
+    if run is None:
+        return f"mipo {name} FILE..."
     return f"mipo {name} RUN" if run.default is inspect.Parameter.empty else f"mipo {name} [RUN]"
 
 
@@ -48,7 +50,13 @@ def markdown() -> str:
         doc = inspect.getdoc(command)
         sections = ", ".join(getattr(command, "sections", ())) or "-"
         lines.append(f"| `{_usage(name)}` | {doc} | {sections} |")
-    lines += ["", "All take `-c FILE`, `--set KEY=VALUE`, `--json` and `--help`.", ""]
+    lines += [
+        "",
+        "All that take RUN also take `-c FILE` and `--set KEY=VALUE`; all take `--json` and "
+        "`--help`. "
+        "`mipo contexts` takes `--model` and `--offline`.",
+        "",
+    ]
     for section, cls in SECTIONS.items():
         lines += [f"## {section}", "", inspect.getdoc(cls) or "", ""]
         lines += ["| option | type | allowed | default | meaning |", "|---|---|---|---|---|"]

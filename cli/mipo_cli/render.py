@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -128,3 +129,26 @@ def show_report(summary: Mapping[str, Any]) -> None:
     memory = summary["peak_memory_bytes"] / 2**20
     console.print(f"{summary['seconds']:.0f} s, peak memory {memory:.0f} MiB; files in", end=" ")
     console.print(summary["run"], markup=False, soft_wrap=True)
+
+
+def show_contexts(summary: Mapping[str, Any]) -> None:
+    """Users with their tokens, and the sums; no text."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("context", overflow="fold")
+    for name in ("tokens", "characters", "facts"):
+        table.add_column(name, justify="right")
+    table.add_column("language")
+    for row in summary["contexts"]:
+        figures = (str(row[name]) for name in ("tokens", "characters", "facts"))
+        table.add_row(escape(row["id"]), *figures, escape(row["language"]))
+    console.print(table)
+    console.print(
+        f"{summary['users']} contexts, {summary['different_texts']} different; "
+        f"{summary['tokens']} tokens, the longest {summary['longest']}."
+    )
+    if summary["beyond_window"]:
+        console.print(
+            f"{summary['beyond_window']} do not fit the model's window of {summary['window']} "
+            "tokens: --max-prompt-tokens cuts them."
+        )

@@ -16,13 +16,13 @@ from mipo_mlx.errors import ModelError
 
 PATTERNS = [
     "*.json",
-    "model*.safetensors",
     "tokenizer.model",
     "*.tiktoken",
     "merges.txt",
     "vocab.txt",
     "*.jinja",
 ]
+WEIGHTS = "model*.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -50,11 +50,12 @@ class LanguageModel:
     max_tokens: int | None
 
 
-def _fetch(name: str, offline: bool, download: Download) -> Path:
+def _fetch(name: str, offline: bool, download: Download, weights: bool) -> Path:
     """Folder of a hub id: from the local cache, else downloaded."""
+    patterns = [*PATTERNS, WEIGHTS] if weights else PATTERNS
     try:
-        folder = Path(download(name, allow_patterns=PATTERNS, local_files_only=True))
-        if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+        folder = Path(download(name, allow_patterns=patterns, local_files_only=True))
+        if (folder / "config.json").is_file() and (not weights or any(folder.glob(WEIGHTS))):
             return folder
     except (OSError, ValueError):
         pass  # not, or not wholly, in the cache
@@ -64,7 +65,7 @@ def _fetch(name: str, offline: bool, download: Download) -> Path:
             "run once without --offline, or give a folder",
         )
     try:
-        return Path(download(name, allow_patterns=PATTERNS))
+        return Path(download(name, allow_patterns=patterns))
     except Exception as error:  # whatever the hub, its client or the network comes up with
         raise ModelError(
             f"Model {name!r} is no local folder and could not be downloaded "
@@ -73,8 +74,10 @@ def _fetch(name: str, offline: bool, download: Download) -> Path:
         ) from error
 
 
-def locate(name: str, *, offline: bool = False, download: Download | None = None) -> Path:
-    """Folder of a model; a local folder wins over a hub id.
+def locate(
+    name: str, *, offline: bool = False, download: Download | None = None, weights: bool = True
+) -> Path:
+    """Folder of a model; a local folder wins over a hub id. ``weights`` may be left undownloaded.
 
     Raises:
         ModelError: nothing of that name can be found.
@@ -95,16 +98,16 @@ def locate(name: str, *, offline: bool = False, download: Download | None = None
         from huggingface_hub import snapshot_download
 
         download = snapshot_download
-    return _fetch(name, offline, download)
+    return _fetch(name, offline, download, weights)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, weights: bool = True) -> dict[str, Any]:
     """The model's ``config.json``, once the folder is known to hold what is needed."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder}: no config.json.", "give a folder in mlx-lm's or the hub's layout"
         )
-    if not any(folder.glob("model*.safetensors")):
+    if weights and not any(folder.glob(WEIGHTS)):
         raise ModelError(
             f"{folder}: no weights (model*.safetensors).",
             "only safetensors are read; convert others with 'mlx_lm.convert'",
@@ -131,7 +134,7 @@ def fingerprint(folder: Path) -> str:
     """sha256 over names, sizes and contents of configuration, tokenizer and weights."""
     texts = [folder / name for name in TEXT_FILES if (folder / name).is_file()]
     digest = hashlib.sha256()
-    for path in [*texts, *sorted(folder.glob("model*.safetensors"))]:
+    for path in [*texts, *sorted(folder.glob(WEIGHTS))]:
         digest.update(f"{path.name}\0{path.stat().st_size}\0{_content_hash(path)}\n".encode())
     return digest.hexdigest()
 
@@ -144,17 +147,43 @@ def _window(config: dict[str, Any]) -> int | None:
     return None
 
 
+def _open_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    from mlx_lm import utils
+
+    return utils.load_tokenizer(
+        folder,
+        {"trust_remote_code": False, "local_files_only": True},
+        eos_token_ids=config.get("eos_token_id"),
+    )
+
+
+def load_tokenizer(
+    name: str, *, offline: bool = False, download: Download | None = None
+) -> tuple[Any, int | None]:
+    """A model's tokenizer and its window in tokens, without its weights.
+
+    Raises:
+        ModelError: it cannot be found or opened.
+    """
+    folder = locate(name, offline=offline, download=download, weights=False)
+    config = _read_config(folder, weights=False)
+    try:
+        tokenizer = _open_tokenizer(folder, config)
+    except Exception as error:  # any fault of foreign files; told with its place
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be opened: {error}",
+            "mlx_lm.generate --model must be able to open it",
+        ) from error
+    return tokenizer, _window(config)
+
+
 def _open(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder."""
     from mlx_lm import utils
 
     try:
         model, config = utils.load_model(folder, trust_remote_code=False)
-        tokenizer = utils.load_tokenizer(
-            folder,
-            {"trust_remote_code": False, "local_files_only": True},
-            eos_token_ids=config.get("eos_token_id"),
-        )
+        tokenizer = _open_tokenizer(folder, config)
     except Exception as error:  # any fault of foreign files; told with its place
         raise ModelError(
             f"{folder}: cannot be opened: {error}",

@@ -18,6 +18,8 @@ from mipo_cli.reference import markdown
 from mipo_cli.render import Bars, show_report
 from mipo_mlx import __version__, pipeline, tiny
 from mipo_mlx.config import RunConfig, options, resolve, to_dict
+from mipo_mlx.inputs import read_inputs
+from mipo_mlx.lm.load import load_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -241,3 +243,40 @@ def test_progress_tells_rate_and_time_at_a_terminal_and_one_line_elsewhere(
         assert bool(bars.tasks) == terminal
         if terminal:
             assert bars.progress.tasks[0].fields["rate"] == "1.0/s"
+
+
+def test_contexts_counts_tokens_shows_no_text_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small(tmp_path)
+    (tmp_path / "note.md").write_text("A secret word.\n\nA second line.", encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    words = ["contexts", "contexts.jsonl", "note.md"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["users"] == summary["different_texts"] == 7
+    tokenizer = load_model("embedded").tokenizer
+    (note,) = (row for row in summary["contexts"] if row["id"] == "note")
+    text = "A secret word.\n\nA second line."
+    assert note["tokens"] == len(tokenizer.encode(text, add_special_tokens=False))
+    assert note["characters"] == len(text)
+    assert summary["tokens"] == sum(row["tokens"] for row in summary["contexts"])
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0
+    assert "7 contexts, 7 different" in shown.stdout
+    assert "secret" not in shown.stdout
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "long.txt").write_text("word " * 3000, encoding="utf-8")
+    assert "do not fit" in CliRunner().invoke(app, ["contexts", "long.txt"]).stdout
+
+
+def test_without_prompts_own_contexts_are_asked_everyday_ones(tmp_path: Path) -> None:
+    small(tmp_path)
+    inputs = read_inputs(resolve(flags={"contexts": str(tmp_path / "contexts.jsonl")}).data)
+    asked = [prompt.text for prompt in inputs.train_prompts + inputs.held_prompts]
+    assert len(asked) == len(set(asked)) == 200
+    assert "What could I cook tonight?" in asked
+    sample = {prompt.text for prompt in read_inputs(resolve().data).train_prompts}
+    assert not sample & set(asked)

@@ -15,6 +15,7 @@ import pytest
 
 from mipo_mlx.config import resolve
 from mipo_mlx.data.contrast import contrast
+from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.read import read_contexts, read_prompts
 from mipo_mlx.errors import DataError
 from mipo_mlx.inputs import read_inputs
@@ -272,3 +273,35 @@ def test_a_malformed_row_is_told_with_its_line(
     with pytest.raises(DataError, match=rf"{kind}.jsonl:2: .*{message}") as caught:
         read(path)
     assert caught.value.hint
+
+
+def test_a_file_on_the_hub_is_downloaded_once_and_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "survey.jsonl", survey())
+    calls: list[dict[str, Any]] = []
+
+    def download(**where: Any) -> str:
+        calls.append(where)
+        if where.pop("local_files_only", False):
+            raise FileNotFoundError
+        return str(path)
+
+    address = "hf://datasets/HannahRoseKirk/prism-alignment@v1/data/survey.jsonl"
+    assert local_file(address, download=download) == path
+    assert calls[-1] == {
+        "repo_id": "HannahRoseKirk/prism-alignment",
+        "filename": "data/survey.jsonl",
+        "repo_type": "dataset",
+        "revision": "v1",
+    }
+    with pytest.raises(DataError, match="--offline"):
+        local_file(address, offline=True, download=download)
+    with pytest.raises(DataError, match="no file on the hub"):
+        local_file("hf://survey.jsonl", download=download)
+    assert len(calls) == 3
+
+    def refuse(**where: Any) -> str:
+        raise ConnectionError
+
+    with pytest.raises(DataError, match=r"could not be downloaded \(ConnectionError\)"):
+        local_file(address, download=refuse)
+    assert local_file(str(path)) == path

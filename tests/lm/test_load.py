@@ -12,7 +12,7 @@ import pytest
 
 from mipo_mlx.errors import ModelError
 from mipo_mlx.lm import load
-from mipo_mlx.lm.load import fingerprint, load_model
+from mipo_mlx.lm.load import fingerprint, load_model, load_tokenizer
 
 from . import archs
 
@@ -172,3 +172,25 @@ def test_fingerprint_trusts_the_names_of_the_hub_cache(llama_folder: Path, tmp_p
 def test_a_window_inside_text_config() -> None:
     assert load._window({"text_config": {"max_position_embeddings": 64}}) == 64
     assert load._window({"model_type": "x"}) is None
+
+
+def test_a_tokenizer_opens_without_weights(llama_folder: Path, tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in llama_folder.iterdir():
+        if path.suffix != ".safetensors":
+            (bare / path.name).write_bytes(path.read_bytes())
+
+    def download(name: str, **options: Any) -> str:
+        calls.append(options)
+        return str(bare)
+
+    tokenizer, window = load_tokenizer("owner/name", download=download)
+    assert not any("safetensors" in pattern for pattern in calls[0]["allow_patterns"])
+    assert window == load_model(str(llama_folder)).max_tokens
+    own = load_model(str(llama_folder)).tokenizer
+    assert tokenizer.encode("hello there") == own.encode("hello there")
+    (bare / "tokenizer.json").write_text("broken")
+    with pytest.raises(ModelError, match="tokenizer cannot be opened"):
+        load_tokenizer(str(bare))

@@ -1,0 +1,32 @@
+"""``mipo contexts``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mipo_cli.options import Json
+from mipo_cli.render import show_contexts, show_json
+
+
+def command(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files or folders of contexts.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="Whose tokenizer counts; only that is opened.")
+    ] = "embedded",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Refuse the network, downloads included.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which contexts files hold, in tokens; writes nothing and shows no text."""
+    from mipo_mlx import preview
+
+    summary = preview.contexts(files, model=model, offline=offline)
+    if as_json:
+        show_json(summary)
+    else:
+        show_contexts(summary)
