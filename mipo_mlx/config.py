@@ -72,8 +72,9 @@ class GenerateConfig:
     negatives: str = option(
         "random",
         "Rejected answers come from another user's context, from no context, from each in its "
-        "share, or from another prompt of the same user.",
-        choices=("random", "missing", "mixed", "prompt"),
+        "share, from another prompt of the same user, or from the users nearest in the model's "
+        "eyes.",
+        choices=("random", "missing", "mixed", "prompt", "hard"),
     )
     num_negatives: int = option(1, "Different rejected answers for each chosen one.", low=1, high=8)
     missing_share: float = option(
@@ -81,6 +82,9 @@ class GenerateConfig:
     )
     prompts_per_context: int = option(
         8, "Prompts drawn for each user; 0 takes all.", low=0, high=1_000_000
+    )
+    samples_per_prompt: int = option(
+        1, "Answers sampled for each user and prompt, a pair each.", low=1, high=64
     )
     temperature: float = option(1.0, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
     top_p: float = option(1.0, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
@@ -110,6 +114,9 @@ class GenerateConfig:
     )
     length_ratio: float = option(
         0.0, "Drop pairs with one answer this many times longer; 0 is off.", low=0.0, high=1000.0
+    )
+    same_language: bool = option(
+        False, "Drop pairs with an answer in another language than its prompt."
     )
     match_lengths: bool = option(
         False, "Drop pairs until chosen and rejected answers are equally long on average."

@@ -20,7 +20,7 @@ from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.stats import paired_bootstrap
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
-from mipo_mlx.generate import answer_key, encode, sample
+from mipo_mlx.generate import Ask, answer_key, encode, sample
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
@@ -214,7 +214,7 @@ def measure(
 ) -> tuple[Columns, dict[str, Response]]:
     """Per-answer columns of one model, by metric name, and its answers."""
     items = [item for group in groups for item in group]
-    wanted = [(item.context, item.prompt) for item in items]
+    wanted = [Ask(item.context, item.prompt) for item in items]
     answers = sample(lm, wanted, generate, seed, on_progress, f"{who}: sample answers")
     columns = _text_columns(items, answers, known)
     columns.update(

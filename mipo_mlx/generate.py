@@ -10,8 +10,8 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple, Protocol
 
 from mipo_mlx.config import GenerateConfig
 from mipo_mlx.data.contrast import Contrast
@@ -20,7 +20,7 @@ from mipo_mlx.errors import DataError
 from mipo_mlx.lm import chat
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.memory import limit_bytes
-from mipo_mlx.lm.respond import Job, Sampling, respond
+from mipo_mlx.lm.respond import Job, Sampling, Tally, respond
 from mipo_mlx.reference import Progress, group_of, with_reference
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
@@ -35,6 +35,18 @@ class AnswerJournal(Protocol):
         """Keep one more."""
 
 
+class Ask(NamedTuple):
+    """One answer that is wanted; ``sample`` tells apart several to the same prompt."""
+
+    context: Context | None
+    prompt: Prompt
+    sample: int = 0
+
+    @property
+    def key(self) -> str:
+        return answer_key(self.context.id if self.context else "", self.prompt.id, self.sample)
+
+
 @dataclass(frozen=True)
 class Generated:
     """What step 1 made.
@@ -44,17 +56,20 @@ class Generated:
         dropped: pairs left out, by reason.
         responses: answers sampled.
         tokens: response tokens sampled.
+        prompt_tokens: of the answers sampled now: ``forwarded``, ``ideal`` (each distinct prefix
+            once) and ``unshared`` (each prompt whole).
     """
 
     pairs: list[PreferencePair]
     dropped: dict[str, int]
     responses: int
     tokens: int
+    prompt_tokens: dict[str, int]
 
 
-def answer_key(context_id: str, prompt_id: str) -> str:
+def answer_key(context_id: str, prompt_id: str, sample: int = 0) -> str:
     """Key of one sampled answer; the text depends on the seed and this key alone."""
-    return f"{context_id}\x1f{prompt_id}"
+    return f"{context_id}\x1f{prompt_id}" + (f"\x1f{sample}" if sample else "")
 
 
 def encode(
@@ -80,23 +95,24 @@ def encode(
 
 def sample(
     lm: LanguageModel,
-    wanted: Iterable[tuple[Context | None, Prompt]],
+    wanted: Iterable[Ask],
     config: GenerateConfig,
     seed: int,
     on_progress: Progress,
     stage: str = "sample answers",
     journal: AnswerJournal | None = None,
+    tally: Tally | None = None,
 ) -> dict[str, Response]:
-    """Sample one answer for each distinct (context, prompt), keyed by ``answer_key``.
+    """Sample one answer for each distinct key of ``wanted``.
 
-    ``journal`` gives answers sampled before and is told every new one.
+    ``journal`` gives answers sampled before and is told every new one; ``tally`` counts tokens.
     """
     jobs: dict[str, Job] = {}
-    for context, prompt in wanted:
-        key = answer_key(context.id if context else "", prompt.id)
-        if key not in jobs:
-            ids = encode(lm, context, prompt, config)
-            jobs[key] = Job(key=key, prompt_ids=ids, group=group_of(context.id if context else ""))
+    for ask in wanted:
+        if ask.key not in jobs:
+            group = group_of(ask.context.id if ask.context else "")
+            ids = encode(lm, ask.context, ask.prompt, config)
+            jobs[ask.key] = Job(key=ask.key, prompt_ids=ids, group=group)
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -108,7 +124,7 @@ def sample(
     answers = {key: known for key, known in journal.read() if key in jobs} if journal else {}
     on_progress(stage, len(answers), len(jobs))
     waiting = [job for key, job in jobs.items() if key not in answers]
-    for key, response in respond(lm, waiting, sampling):
+    for key, response in respond(lm, waiting, sampling, tally):
         answers[key] = response
         if journal:
             journal.append(key, response)
@@ -128,8 +144,10 @@ def _pair(
     return PreferencePair(
         id=contrast.id,
         messages=chat.messages(context, prompt),
-        chosen=answers[answer_key(contrast.context_id, contrast.prompt_id)],
-        rejected=answers[answer_key(contrast.negative_context_id, negative_prompt)],
+        chosen=answers[answer_key(contrast.context_id, contrast.prompt_id, contrast.sample)],
+        rejected=answers[
+            answer_key(contrast.negative_context_id, negative_prompt, contrast.sample)
+        ],
         context_id=contrast.context_id,
         prompt_id=contrast.prompt_id,
         negative_context_id=contrast.negative_context_id,
@@ -196,6 +214,20 @@ def cut_contexts(
     return made, cut
 
 
+def asks(
+    contexts: Sequence[Context], prompts: Sequence[Prompt], contrasts: Sequence[Contrast]
+) -> list[Ask]:
+    """The answers that contrasts need, both sides of each in turn."""
+    by_context = {context.id: context for context in contexts}
+    by_prompt = {prompt.id: prompt for prompt in prompts}
+    wanted = []
+    for item in contrasts:
+        other = by_prompt[item.negative_prompt_id or item.prompt_id]
+        wanted.append(Ask(by_context.get(item.context_id), by_prompt[item.prompt_id], item.sample))
+        wanted.append(Ask(by_context.get(item.negative_context_id), other, item.sample))
+    return wanted
+
+
 def generate(
     lm: LanguageModel,
     contexts: Sequence[Context],
@@ -214,17 +246,14 @@ def generate(
     """
     by_context = {context.id: context for context in contexts}
     by_prompt = {prompt.id: prompt for prompt in prompts}
-    wanted: list[tuple[Context | None, Prompt]] = []
-    for item in contrasts:
-        wanted.append((by_context.get(item.context_id), by_prompt[item.prompt_id]))
-        other = by_prompt[item.negative_prompt_id or item.prompt_id]
-        wanted.append((by_context.get(item.negative_context_id), other))
-    answers = sample(lm, wanted, config, seed, on_progress, journal=journal)
+    wanted = asks(contexts, prompts, contrasts)
+    tally = Tally()
+    answers = sample(lm, wanted, config, seed, on_progress, journal=journal, tally=tally)
     tokens = sum(len(answer.token_ids) for answer in answers.values())
     if not config.keep_thinking:
         answers = {key: without_thoughts(answer) for key, answer in answers.items()}
     raw = [_pair(item, by_context, by_prompt, answers) for item in contrasts]
-    kept, dropped = filter_pairs(raw)
+    kept, dropped = filter_pairs(raw, same_language=config.same_language)
     _some_left(kept, len(raw), dropped)
     pairs = with_reference(
         lm,
@@ -247,4 +276,4 @@ def generate(
         dropped["length"] += len(pairs) - len(matched)
         pairs = matched
     _some_left(pairs, len(raw), dropped)
-    return Generated(pairs, dropped, len(answers), tokens)
+    return Generated(pairs, dropped, len(answers), tokens, asdict(tally))

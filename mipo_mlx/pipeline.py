@@ -21,15 +21,15 @@ from mipo_mlx import evaluate as evaluation
 from mipo_mlx import report as reporting
 from mipo_mlx.config import RunConfig, read_toml, to_toml
 from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.data.contrast import contrast
-from mipo_mlx.data.pairs import length_summary, pair_row, pmi_summary
+from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.errors import ConfigError, MipoError
-from mipo_mlx.generate import Generated, cut_contexts
+from mipo_mlx.generate import cut_contexts
 from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import Inputs, read_inputs
 from mipo_mlx.lm import adapter, chat
 from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.pairing import describe, final_contrasts, prepare
 from mipo_mlx.reference import Progress, with_reference
 from mipo_mlx.store import Journal, RunStore, file_hash
 from mipo_mlx.train import TrainingRow
@@ -37,7 +37,6 @@ from mipo_mlx.train import train as train_steps
 from mipo_mlx.types import PreferencePair, Response
 
 Summary = dict[str, Any]
-LENGTH_WARNING = 1.2  # ratio of mean lengths of chosen and rejected answers
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -89,46 +88,15 @@ class _Answers:
         self.journal.append({"key": key, **asdict(response)})
 
 
-def _describe(made: Generated) -> Summary:
-    """What the summary says of the pairs."""
-    lengths = length_summary(made.pairs)
-    stats: Summary = {
-        "pairs": len(made.pairs),
-        "dropped": made.dropped,
-        "responses": made.responses,
-        "response_tokens": made.tokens,
-        "lengths": lengths,
-        "pmi": pmi_summary(made.pairs),
-    }
-    if not 1 / LENGTH_WARNING <= lengths["ratio"] <= LENGTH_WARNING:
-        stats["warning"] = (
-            f"Chosen answers are {lengths['ratio']:.2f} times as long as rejected ones: training "
-            "may teach length; --match-lengths evens them out."
-        )
-    return stats
-
-
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
-    inputs = read_inputs(config.data)
-    contrasts = contrast(
-        inputs.train_contexts,
-        inputs.train_prompts,
-        objective=config.data.objective,
-        negatives=config.generate.negatives,
-        prompts_per_context=config.generate.prompts_per_context,
-        seed=config.data.seed,
-        num_negatives=config.generate.num_negatives,
-        missing_share=config.generate.missing_share,
-    )
-    lm = load_model(config.data.model, offline=config.data.offline)
-    settings = _text_settings(config)
+    work = prepare(config)
     key = {
-        "model": lm.fingerprint,
-        "data": inputs.digest,
+        "model": work.lm.fingerprint,
+        "data": work.inputs.digest,
         "objective": config.data.objective,
         "seed": config.data.seed,
-        **settings,
+        **_text_settings(config),
     }
     store = RunStore(run)
     if store.is_fresh("generate", key):
@@ -136,20 +104,17 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     stats: Summary = {}
     answers = _Answers(store, key, config)
     with _measured(stats):
-        contexts, cut = cut_contexts(
-            lm, inputs.train_contexts, inputs.train_prompts, config.generate
-        )
         made = make_pairs(
-            lm,
-            contexts,
-            inputs.train_prompts,
-            contrasts,
+            work.lm,
+            work.contexts,
+            work.inputs.train_prompts,
+            final_contrasts(work, config, on_progress, answers),
             config.generate,
             seed=config.data.seed,
             on_progress=on_progress,
             journal=answers,
         )
-    stats.update(_describe(made), contexts_cut=cut)
+    stats.update(describe(made), contexts_cut=work.cut)
     stats["tokens_per_second"] = round(made.tokens / max(stats["seconds"], 1e-9), 1)
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)

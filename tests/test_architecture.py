@@ -27,10 +27,12 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "report": {"core", "data"},
     "bank": set(),
+    "nearest": {"data", "lm", "generate", "reference"},
+    "pairing": {"data", "lm", "generate", "inputs", "nearest", "reference"},
     "inputs": {"bank", "data", "tiny"},
     "preview": {"data", "lm"},
     "store": set(),
-    "pipeline": {"core", "data", "lm", "inputs", "store", "reference", *STEPS},
+    "pipeline": {"core", "data", "lm", "inputs", "store", "reference", "pairing", *STEPS},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,20 @@ from scipy.stats import chisquare
 from mipo_mlx.config import GenerateConfig
 from mipo_mlx.data.contrast import contrast
 from mipo_mlx.errors import DataError
-from mipo_mlx.generate import cut_contexts, generate, without_thoughts
+from mipo_mlx.generate import (
+    Ask,
+    asks,
+    cut_contexts,
+    encode,
+    generate,
+    sample,
+    without_thoughts,
+)
 from mipo_mlx.lm import chat
+from mipo_mlx.lm.forest import distinct_prefix_tokens
 from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.lm.respond import Tally
+from mipo_mlx.nearest import nearest_users
 from mipo_mlx.types import Context, Prompt, Response
 
 END, USERS, WORDS = 0, (1, 2, 3), (4, 5, 6)
@@ -117,12 +129,10 @@ def test_samples_log_probs_and_pmi_are_those_of_the_table(
 
 
 def test_sampled_texts_follow_the_table(table: LanguageModel) -> None:
-    from mipo_mlx.generate import sample
-
     contexts = [Context(name, name) for name in ("ann", "bob", "cy")]
     prompts = [Prompt(f"p{n}", f"p{n}") for n in range(PROMPTS)]
     config = GenerateConfig(max_tokens=60, generate_batch_size=50)
-    wanted = [(context, prompt) for context in contexts for prompt in prompts]
+    wanted = [Ask(context, prompt) for context in contexts for prompt in prompts]
     answers = sample(table, wanted, config, 3, lambda *_: None)
     short = [
         " ".join(words)
@@ -175,3 +185,105 @@ def test_whole_thoughts_are_taken_out_and_ids_made_anew(text: str, wanted: str) 
     found = without_thoughts(Response(text, (1, 2), "stop"))
     assert found.text == wanted
     assert found.token_ids == ((1, 2) if text == wanted else ())
+
+
+def test_hard_negatives_are_the_users_under_whose_contexts_the_answers_are_likeliest(
+    table: LanguageModel,
+) -> None:
+    contexts = [
+        Context(f"{name}{n}", text)
+        for name in ("ann", "bob", "cy")
+        for n, text in enumerate((name, f"{name} red"))
+    ]
+    prompts = [Prompt(f"p{n}", f"p{n}") for n in range(40)]
+    config = GenerateConfig(negatives="hard", num_negatives=2, max_tokens=60)
+
+    def quiet(*_: Any) -> None: ...
+
+    found = nearest_users(table, contexts, prompts, config, seed=5, on_progress=quiet)
+    answers = sample(
+        table, [Ask(c, p) for c in contexts for p in prompts], config, 5, lambda *_: None
+    )
+    probes = random.Random("5:probes").sample(prompts, 2)
+    for user in contexts:
+        said = [answers[Ask(user, prompt).key].text for prompt in probes]
+        likely = {
+            other.id: sum(exact(other.id[:-1], text) for text in said)
+            for other in contexts
+            if other.id != user.id
+        }
+        assert sorted(found[user.id]) == sorted(likely)
+        values = [likely[name] for name in found[user.id]]
+        assert values == pytest.approx(sorted(values, reverse=True), abs=1e-4)
+    wanted = contrast(
+        contexts,
+        prompts,
+        objective="context",
+        negatives="hard",
+        prompts_per_context=4,
+        seed=5,
+        num_negatives=2,
+        nearest=found,
+    )
+    assert len(wanted) == 6 * 4 * 2
+    by_pair: dict[tuple[str, str], list[str]] = {}
+    for item in wanted:
+        by_pair.setdefault((item.context_id, item.prompt_id), []).append(item.negative_context_id)
+    assert all(others == found[user][:2] for (user, _), others in by_pair.items())
+
+
+def test_several_samples_of_a_prompt_are_different_answers(table: LanguageModel) -> None:
+    contexts = [Context(name, name) for name in ("ann", "bob", "cy")]
+    prompts = [Prompt(f"p{n}", f"p{n}") for n in range(100)]
+    config = GenerateConfig(samples_per_prompt=3, max_tokens=60)
+    options: dict[str, Any] = {
+        "objective": "context", "negatives": "random", "prompts_per_context": 0, "seed": 0,
+    }  # fmt: skip
+    once = contrast(contexts, prompts, **options)
+    wanted = contrast(contexts, prompts, samples_per_prompt=3, **options)
+    assert wanted[: len(once)] == once
+    assert len({item.id for item in wanted}) == len(wanted) == 3 * len(once)
+    made = generate(table, contexts, prompts, wanted, config, seed=0, on_progress=lambda *_: None)
+    assert made.responses == 900
+    texts = sample(table, asks(contexts, prompts, wanted), config, 0, lambda *_: None)
+    same = sum(
+        texts[Ask(c, p, 0).key].text == texts[Ask(c, p, 1).key].text
+        for c in contexts
+        for p in prompts
+    )
+    chance = np.mean(  # that two answers agree, from the table
+        [
+            sum(
+                math.exp(2 * exact(c.id, " ".join(words)))
+                for count in range(5)
+                for words in itertools.product(("red", "green", "blue"), repeat=count)
+            )
+            for c in contexts
+        ]
+    )
+    assert same / 300 == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / 300))
+
+
+def test_distinct_prefixes_are_counted_once() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        prompts = [
+            tuple(rng.choice((1, 2)) for _ in range(rng.randint(1, 7)))
+            for _ in range(rng.randint(1, 9))
+        ]
+        prefixes = {ids[:end] for ids in prompts for end in range(1, len(ids) + 1)}
+        assert distinct_prefix_tokens(prompts) == len(prefixes)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_prompt_tokens_forwarded_are_near_the_least_possible(batch: int) -> None:
+    lm = load_model("embedded")
+    contexts = [Context(f"u{n}", " ".join(f"Fact {n} {k}." for k in range(20))) for n in range(6)]
+    prompts = [Prompt(f"p{n}", f"What of the number {n * 37}?") for n in range(8)]
+    config = GenerateConfig(max_tokens=4, generate_batch_size=batch)
+    tally = Tally()
+    wanted = [Ask(context, prompt) for context in contexts for prompt in prompts]
+    sample(lm, wanted, config, 0, lambda *_: None, tally=tally)
+    assert tally.ideal <= tally.forwarded <= 1.05 * tally.ideal
+    sizes = [len(encode(lm, ask.context, ask.prompt, config)) for ask in wanted]
+    assert tally.unshared == sum(sizes) > 3 * tally.ideal

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mipo_mlx.errors import DataError
 from mipo_mlx.types import Context, Prompt
@@ -12,13 +12,17 @@ from mipo_mlx.types import Context, Prompt
 
 @dataclass(frozen=True)
 class Contrast:
-    """One pair to make, by ids; empty ids as in ``PreferencePair``."""
+    """One pair to make, by ids; empty ids as in ``PreferencePair``.
+
+    ``sample`` tells apart several answers to the same prompt, from 0; both sides have the same.
+    """
 
     id: str
     context_id: str
     prompt_id: str
     negative_context_id: str
     negative_prompt_id: str
+    sample: int = 0
 
 
 def derangement(n: int, rng: random.Random) -> list[int]:
@@ -133,7 +137,7 @@ def _check(
             f"There is one answer without context a prompt, so {k} negatives cannot be missing.",
             "take --negatives mixed or random, or --num-negatives 1",
         )
-    elif negatives in ("random", "mixed"):
+    elif negatives in ("random", "mixed", "hard"):
         for language in sorted({context.language for context in contexts} or {""}):
             texts = len({context.text for context in contexts if context.language == language})
             if texts < k + 1:
@@ -155,6 +159,8 @@ def contrast(
     seed: int,
     num_negatives: int = 1,
     missing_share: float = 0.5,
+    samples_per_prompt: int = 1,
+    nearest: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Contrast]:
     """The pairs of a run, in a fixed order, given the seed.
 
@@ -163,38 +169,53 @@ def contrast(
         prompts: asked of every user, or of ``prompts_per_context`` each, in balance.
         objective: ``context`` or ``prompt``.
         negatives: of the context objective: ``random`` (another user), ``missing`` (no context),
-            ``mixed`` (each in its share), or ``prompt`` (same user, another prompt).
+            ``mixed`` (each in its share), ``prompt`` (same user, another prompt), or ``hard`` (the
+            users of ``nearest``).
         prompts_per_context: 0 takes all.
         seed: of every choice.
         num_negatives: rejected answers, all different, for each chosen one.
         missing_share: of the chosen answers whose first negative is missing, when ``mixed``.
+        samples_per_prompt: as many pairs of each, from different answers.
+        nearest: by id of a user, ids of others, the nearest first; of use when ``hard``, for which
+            random users stand in without it.
 
     Raises:
         DataError: no prompts, or too few users or prompts to contrast.
     """
     _check(contexts, prompts, objective, negatives, num_negatives)
     if objective == "prompt":
-        others = _other_prompts(prompts, num_negatives, random.Random(f"{seed}:prompts"))
-        return [
-            Contrast(_name(prompt.id, k, num_negatives), "", prompt.id, "", other.id)
-            for prompt, row in zip(prompts, others, strict=True)
-            for k, other in enumerate(row)
-        ]
-    asked = _draws(contexts, prompts, prompts_per_context, seed)
-    made = []
-    for prompt in prompts:
-        rng = random.Random(f"{seed}:{prompt.id}")
-        users = asked[prompt.id]
-        rows = _negatives(users, contexts, prompt, prompts, negatives, num_negatives, rng)
-        lacking = rng.sample(range(len(users)), round(missing_share * len(users)))
-        if negatives == "mixed":
-            for index in lacking:
-                rows[index][0] = ("", "")
-        for user, row in zip(users, rows, strict=True):
-            for k, (context_id, prompt_id) in enumerate(row):
-                name = _name(f"{user.id}/{prompt.id}", k, num_negatives)
-                made.append(Contrast(name, user.id, prompt.id, context_id, prompt_id))
-    return made
+        made = _prompt_pairs(prompts, num_negatives, seed)
+    else:
+        asked = _draws(contexts, prompts, prompts_per_context, seed)
+        made = []
+        for prompt in prompts:
+            rng = random.Random(f"{seed}:{prompt.id}")
+            users = asked[prompt.id]
+            rows = _negatives(users, contexts, prompt, prompts, negatives, num_negatives, rng)
+            if negatives == "hard" and nearest is not None:
+                rows = [[(id, "") for id in nearest[user.id][:num_negatives]] for user in users]
+            lacking = rng.sample(range(len(users)), round(missing_share * len(users)))
+            if negatives == "mixed":
+                for index in lacking:
+                    rows[index][0] = ("", "")
+            for user, row in zip(users, rows, strict=True):
+                for k, (context_id, prompt_id) in enumerate(row):
+                    name = _name(f"{user.id}/{prompt.id}", k, num_negatives)
+                    made.append(Contrast(name, user.id, prompt.id, context_id, prompt_id))
+    return made + [
+        replace(item, id=f"{item.id}#{sample}", sample=sample)
+        for sample in range(1, samples_per_prompt)
+        for item in made
+    ]
+
+
+def _prompt_pairs(prompts: Sequence[Prompt], count: int, seed: int) -> list[Contrast]:
+    others = _other_prompts(prompts, count, random.Random(f"{seed}:prompts"))
+    return [
+        Contrast(_name(prompt.id, k, count), "", prompt.id, "", other.id)
+        for prompt, row in zip(prompts, others, strict=True)
+        for k, other in enumerate(row)
+    ]
 
 
 def _name(name: str, k: int, count: int) -> str:

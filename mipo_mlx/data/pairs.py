@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mipo_mlx.data.language import language_of
 from mipo_mlx.types import PreferencePair
 
 
@@ -33,7 +34,9 @@ REFUSAL = re.compile(
     r" (help|assist|do|answer|provide|comply|share)|as an ai\b)",
     re.IGNORECASE,
 )
-REASONS = ("equal", "near_equal", "empty", "cut_off", "thinking", "refusal", "length", "pmi")
+REASONS = (
+    "equal", "near_equal", "empty", "cut_off", "thinking", "refusal", "language", "length", "pmi",
+)  # fmt: skip
 
 
 def _plain(text: str) -> str:
@@ -41,7 +44,14 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def drop_reason(pair: PreferencePair) -> str:
+def _foreign(pair: PreferencePair) -> bool:
+    """Whether an answer is in another language than its prompt, where both can be told."""
+    asked = language_of(pair.messages[-1]["content"])
+    said = {language_of(side.text) for side in (pair.chosen, pair.rejected)} - {""}
+    return bool(asked) and bool(said - {asked})
+
+
+def drop_reason(pair: PreferencePair, same_language: bool = False) -> str:
     """Why a pair cannot be trained on, one of ``REASONS``, or nothing.
 
     ``near_equal``: the same words, whatever case, space and punctuation. ``thinking``: a block of
@@ -61,17 +71,17 @@ def drop_reason(pair: PreferencePair) -> str:
         return "near_equal"
     if any(REFUSAL.match(side.text) for side in sides):
         return "refusal"
-    return ""
+    return "language" if same_language and _foreign(pair) else ""
 
 
 def filter_pairs(
-    pairs: Sequence[PreferencePair],
+    pairs: Sequence[PreferencePair], *, same_language: bool = False
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pairs worth training on, and counts of the others by reason."""
     counts = dict.fromkeys(REASONS, 0)
     kept = []
     for pair in pairs:
-        reason = drop_reason(pair)
+        reason = drop_reason(pair, same_language)
         if reason:
             counts[reason] += 1
         else:

@@ -7,6 +7,7 @@ through branches and stems. Whole prompts without sharing are a forest of stems 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -187,3 +188,14 @@ def forwarded(rows: Sequence[Row]) -> int:
         len(row.prompt_ids) - 1 - len(stems[index]) for row, index in zip(rows, owner, strict=True)
     )
     return sum(map(len, stems)) + branches + sum(len(ids) for row in rows for ids in row.responses)
+
+
+def distinct_prefix_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens of all prompts with each distinct prefix counted once: the least one can forward."""
+    count = 0
+    before: tuple[int, ...] = ()
+    for prompt in sorted(set(prompts)):
+        same = itertools.takewhile(lambda two: two[0] == two[1], zip(before, prompt, strict=False))
+        count += len(prompt) - sum(1 for _ in same)
+        before = prompt
+    return count

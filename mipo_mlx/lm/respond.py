@@ -17,7 +17,7 @@ import numpy as np
 
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import chat
-from mipo_mlx.lm.forest import hold_in_chunks, stems_of
+from mipo_mlx.lm.forest import distinct_prefix_tokens, hold_in_chunks, stems_of
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.prefix import GrowingCache, fork, join, settle
 from mipo_mlx.types import Response
@@ -62,6 +62,15 @@ class Sampling:
     seed: int = 0
     batch_size: int = 0
     memory_limit: int = 0
+
+
+@dataclass
+class Tally:
+    """Prompt tokens: forwarded, least possible, and of every prompt whole."""
+
+    forwarded: int = 0
+    ideal: int = 0
+    unshared: int = 0
 
 
 def job_key(seed: int, key: str) -> tuple[int, int]:
@@ -124,10 +133,15 @@ class _Live:
 class _Sampler:
     """The loop of ``respond``: a stem is forwarded once, finished rows make room for others."""
 
-    def __init__(self, lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling) -> None:
-        self.lm, self.sampling = lm, sampling
+    def __init__(
+        self, lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling, tally: Tally
+    ) -> None:
+        self.lm, self.sampling, self.tally = lm, sampling, tally
+        prompts = [job.prompt_ids for job in jobs]
+        tally.ideal += distinct_prefix_tokens(prompts)
+        tally.unshared += sum(map(len, prompts))
         self.ends = chat.eos_ids(lm.tokenizer)
-        stems, owner = stems_of([job.prompt_ids for job in jobs], [job.group for job in jobs])
+        stems, owner = stems_of(prompts, [job.group for job in jobs])
         self.stems = stems
         order = sorted(
             range(len(jobs)),
@@ -160,6 +174,7 @@ class _Sampler:
             held = hold_in_chunks(
                 self.lm.model, [self.stems[stem] for stem in missing], PREFILL_TOKENS
             )
+            self.tally.forwarded += sum(len(self.stems[stem]) for stem in missing)
             fresh = fork(held.caches, None, held.lengths)
             old = fork(self.plate, mx.array(kept)) if kept else []
             self.plate = join(old, fresh) if old else fresh
@@ -175,6 +190,7 @@ class _Sampler:
         for cache in caches:
             cache.reserve = min(RESERVE, self.sampling.max_tokens)
         rests = [job.prompt_ids[len(self.stems[stem]) : -1] for job, stem in chosen]
+        self.tally.forwarded += sum(len(ids) + 1 for ids in rests)
         tokens, _ = pad_right(rests)
         if tokens.shape[1]:
             self.lm.model(mx.array(tokens), cache=caches)
@@ -229,9 +245,11 @@ class _Sampler:
 
 
 def respond(
-    lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling
+    lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling, tally: Tally | None = None
 ) -> Iterator[tuple[str, Response]]:
     """Sample one answer a job; yields ``(key, response)`` as answers finish, in no fixed order.
+
+    ``tally`` counts prompt tokens.
 
     An answer that ends its turn keeps the end-of-turn token in ``token_ids``; one that reaches
     ``max_tokens`` is marked ``length``.
@@ -246,6 +264,6 @@ def respond(
     was_training = lm.model.training
     lm.model.eval()
     try:
-        yield from _Sampler(lm, jobs, sampling).run()
+        yield from _Sampler(lm, jobs, sampling, tally or Tally()).run()
     finally:
         lm.model.train(was_training)

@@ -202,6 +202,28 @@ def test_answers_that_only_look_like_refusals_are_kept(text: str) -> None:
     assert filter_pairs([pair(text, "Walk.")])[0]
 
 
+def test_answers_in_another_language_are_dropped_when_asked_for() -> None:
+    english = "You could cook a soup with beans and a little rice tonight."
+    german = "Du könntest heute Abend eine Suppe mit Bohnen und etwas Reis kochen."
+    question = {"role": "user", "content": "What should I cook for my friends tonight?"}
+    frage = {"role": "user", "content": "Was soll ich heute Abend für meine Freunde kochen?"}
+
+    def asked(message: dict[str, str], chosen: str, rejected: str) -> PreferencePair:
+        return replace(pair(chosen, rejected), messages=(message,))
+
+    pairs = [
+        asked(question, english, "Soup."),
+        asked(question, german, english),
+        asked(frage, german, "Suppe!"),
+        asked(frage, "Reis.", english),
+        asked({"role": "user", "content": "Hm?"}, german, english),
+    ]
+    kept, dropped = filter_pairs(pairs, same_language=True)
+    assert kept == [pairs[0], pairs[2], pairs[4]]
+    assert dropped["language"] == 2
+    assert filter_pairs(pairs)[0] == pairs
+
+
 def sized(chosen: int, rejected: int, pmi: float = 0.0) -> PreferencePair:
     sides = (Response("a", (1,) * chosen, "stop"), Response("b", (1,) * rejected, "stop"))
     return PreferencePair(f"{chosen}-{rejected}", (), *sides, pmi=pmi)
