@@ -29,6 +29,7 @@ MAY: dict[str, set[str]] = {
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},
     "pairing": {"data", "lm", "generate", "inputs", "nearest", "reference"},
+    "trial": {"data", "lm", "generate", "pairing", "reference"},
     "inputs": {"bank", "data", "tiny"},
     "preview": {"data", "lm"},
     "store": set(),

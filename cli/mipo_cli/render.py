@@ -76,21 +76,25 @@ def show_json(summary: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
+def _figure(name: str, value: Any) -> str:
+    """One value of a summary, in words."""
+    if isinstance(value, Mapping):
+        pairs = [(key, inner) for key, inner in value.items() if name != "dropped" or inner]
+        return ", ".join(f"{key} {_figure(key, inner)}" for key, inner in pairs) or "none"
+    if name.endswith("bytes"):
+        return f"{float(value) / 2**20:.0f} MiB"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def show_stats(step: str, stats: Mapping[str, Any]) -> None:
-    """The figures of one step, a line each."""
+    """The figures of one step, a line each; those of a probe below it."""
     console = Console(highlight=False)
     console.print(f"{step}: {'unchanged, nothing to do' if stats.get('unchanged') else 'done'}")
     for name, value in stats.items():
-        if name == "unchanged":
-            continue
-        if isinstance(value, Mapping):
-            value = ", ".join(
-                f"{key} {inner:.4g}" if isinstance(inner, float) else f"{key} {inner}"
-                for key, inner in value.items()
-            )
-        if name == "peak_memory_bytes":
-            name, value = "peak_memory", f"{float(value) / 2**20:.0f} MiB"
-        console.print(f"  {name}: {value}", markup=False)
+        if name == "probe":
+            show_stats("its probe", value)
+        elif name != "unchanged":
+            console.print(f"  {name}: {_figure(name, value)}", markup=False)
 
 
 def _number(value: float, unit: str) -> str:

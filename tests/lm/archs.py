@@ -113,25 +113,32 @@ def randomize_lora(model: Any, seed: int = 1) -> None:
     mx.eval(model.parameters())
 
 
-def tokenizer_files(folder: Path, template: str | None = CHATML) -> None:
-    """A byte-level tokenizer of 256 bytes and three special tokens."""
+def tokenizer_files(
+    folder: Path,
+    template: str | None = CHATML,
+    special: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    eos: str = "<|im_end|>",
+    bos: str | None = None,
+) -> None:
+    """A byte-level tokenizer of 256 bytes and the special tokens, which come first."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: index for index, symbol in enumerate([*special, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
+    tokenizer.add_special_tokens(list(special))
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
+        "eos_token": eos,
+        "pad_token": special[0],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 512,
     }
+    if bos is not None:
+        config["bos_token"] = bos
     if template is not None:
         config["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

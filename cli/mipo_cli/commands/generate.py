@@ -18,14 +18,29 @@ def command(
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: Json = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what it would cost, after a probe; write nothing."),
+    ] = False,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            "--pilot", metavar="N", min=1, help="Make N pairs and sum them up; write nothing."
+        ),
+    ] = None,
 ) -> None:
     """Make preference pairs from contexts and prompts: RUN/pairs.jsonl."""
     resolved = resolve(run, config, sets, flags)
-    from mipo_mlx import pipeline
+    from mipo_mlx import pipeline, trial
 
     with progress() as bars:
-        summary = pipeline.generate(run, resolved, bars)
+        if dry_run:
+            name, summary = "dry run", trial.dry_run(resolved, bars)
+        elif pilot is not None:
+            name, summary = "pilot", trial.pilot(resolved, pilot, bars)
+        else:
+            name, summary = "generate", pipeline.generate(run, resolved, bars)
     if as_json:
         show_json(summary)
     else:
-        show_stats("generate", summary)
+        show_stats(name, summary)

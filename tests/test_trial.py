@@ -1,0 +1,58 @@
+"""A look ahead agrees with the run it looks at, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mipo_cli.app import app
+from mipo_mlx import pipeline, trial
+from mipo_mlx.config import resolve
+from mipo_mlx.data.read import read_pairs
+from mipo_mlx.lm.load import load_model
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def test_a_dry_run_counts_what_the_run_does(tmp_path: Path) -> None:
+    config = resolve(flags={"prompts_per_context": 2, "max_tokens": 24})
+    ahead = trial.dry_run(config, quiet)
+    done = pipeline.generate(tmp_path / "run", config)
+    assert ahead["pairs"] == done["pairs"] + sum(done["dropped"].values())
+    assert ahead["responses"] == done["responses"]
+    assert ahead["prompt_tokens"]["ideal"] == done["prompt_tokens"]["ideal"]
+    assert ahead["prompt_tokens"]["unshared"] == done["prompt_tokens"]["unshared"]
+    assert ahead["response_tokens_at_most"] == 24 * done["responses"] > done["response_tokens"]
+    assert 0 < ahead["minutes"] < 10
+    lm = load_model("embedded")
+    args = lm.model.args
+    per_token = 2 * 4 * args.num_hidden_layers * args.num_key_value_heads * args.head_dim
+    assert ahead["keys_and_values_bytes"] % per_token == 0
+    assert ahead["keys_and_values_bytes"] // per_token > 24
+    assert ahead["weights_bytes"] == pytest.approx(
+        (lm.path / "model.safetensors").stat().st_size, rel=0.01
+    )
+
+
+def test_a_pilot_is_made_of_pairs_of_the_run(tmp_path: Path) -> None:
+    config = resolve(flags={"prompts_per_context": 2, "max_tokens": 24})
+    found = trial.pilot(config, 40, quiet)
+    assert found["pairs"] + sum(found["dropped"].values()) == 40
+    assert "already uses its context on" in found["headroom"]
+    pipeline.generate(tmp_path / "run", config)
+    values = [pair.pmi or 0.0 for pair in read_pairs(tmp_path / "run" / "pairs.jsonl")]
+    assert min(values) <= found["pmi"]["p50"] <= max(values)
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--pilot", "12"]])
+def test_the_command_writes_nothing(tmp_path: Path, words: list[str]) -> None:
+    run = tmp_path / "run"
+    options = ["--set", "prompts_per_context=1", "--max-tokens", "16"]
+    result = CliRunner().invoke(app, ["generate", str(run), *options, *words])
+    assert result.exit_code == 0, result.output
+    assert "headroom" in result.stdout
+    assert not run.exists()
