@@ -188,8 +188,11 @@ SECTIONS: dict[str, type[Any]] = {
 # What suits the embedded 1M model; a default layer of its own, below TOML and flags.
 EMBEDDED_PRESET: dict[str, Any] = {
     "max_tokens": 48,
-    "learning_rate": 1e-3,
-    "batch_size": 8,
+    "min_pmi": 0.5,
+    "beta": 1.0,
+    "learning_rate": 3e-4,
+    "batch_size": 16,
+    "epochs": 2,
 }
 
 

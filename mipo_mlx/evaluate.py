@@ -249,3 +249,24 @@ def compare(
             "unit": unit,
         }
     return metrics
+
+
+def examples(
+    items: Sequence[Item], base: Mapping[str, Response], adapter: Mapping[str, Response]
+) -> dict[str, Any]:
+    """Three answers side by side, evenly spaced among those that changed, and how many did."""
+    changed = [item for item in items if base[item.key].text != adapter[item.key].text]
+    shown = (changed or list(items))[:: max(1, len(changed or items) // 3)][:3]
+    return {
+        "changed": len(changed),
+        "answers": len(items),
+        "examples": [
+            {
+                "context_id": item.context.id if item.context else "",
+                "prompt": item.prompt.text,
+                "base": base[item.key].text,
+                "adapter": adapter[item.key].text,
+            }
+            for item in shown
+        ],
+    }

@@ -303,15 +303,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "schema": 1,
         "metrics": metrics,
         "held_out": inputs.held_out,
-        "examples": [
-            {
-                "context_id": item.context.id if item.context else "",
-                "prompt": item.prompt.text,
-                "base": base_answers[item.key].text,
-                "adapter": tuned_answers[item.key].text,
-            }
-            for item in items[:: max(1, len(items) // 3)][:3]
-        ],
+        **evaluation.examples(items, base_answers, tuned_answers),
     }
     store.write_json("eval.json", results)
     store.record("eval", key, ["eval.json"], stats)

@@ -48,6 +48,8 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
         "metrics": metrics,
         "length_ratio": ratio,
         "examples": results["examples"],
+        "changed": results["changed"],
+        "answers": results["answers"],
         "held_out": results["held_out"],
         "steps": dict(steps),
     }

@@ -69,7 +69,10 @@ def test_run_writes_every_file_with_the_promised_schema(
         assert row["delta"] == pytest.approx(row["adapter"] - row["base"], abs=1e-6)
         assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
         assert row["n"] >= 4
-    assert len(summary["examples"]) == 3
+    assert 0 <= summary["changed"] <= summary["answers"] == 4
+    assert len(summary["examples"]) == (min(3, summary["changed"]) or 3)
+    for example in summary["examples"]:
+        assert (example["base"] != example["adapter"]) == (summary["changed"] > 0)
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (run / "report.json").is_file()

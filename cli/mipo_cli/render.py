@@ -121,6 +121,8 @@ def show_report(summary: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print()
+    changed, answers = summary["changed"], summary["answers"]
+    console.print(f"{changed} of {answers} answers changed, among them:")
     for example in summary["examples"]:
         console.print(f"? {example['prompt']}", style="bold", markup=False)
         console.print(f"  base:    {example['base']}", markup=False)

@@ -193,7 +193,7 @@ def save(model: nn.Module, folder: Path, vocabulary: int) -> None:
 def write_samples(folder: Path) -> None:
     """The sample contexts, prompts and problems that ship in the package."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, count, held in (("train", 96, False), ("heldout", 64, True)):
+    for name, count, each, held in (("train", 192, 384, False), ("heldout", 64, 256, True)):
         users = world.make_users(count, 1000 + held, held_out=held)
         rows: dict[str, list[dict[str, Any]]] = {
             "contexts": [
@@ -203,8 +203,8 @@ def write_samples(folder: Path) -> None:
             "prompts": [{"id": r.id, "text": r.text} for r in world.requests(held_out=held)],
             "problems": [
                 {"id": f"{name}-{p.id}", "text": p.text, "answer": p.answer, "kind": p.kind}
-                for maker, share in ((world.word_problems, 4), (world.choices, 4))
-                for p in maker(count * share, 1000 + held, held_out=held)
+                for maker in (world.word_problems, world.choices)
+                for p in maker(each, 1000 + held, held_out=held)
             ],
         }
         for kind, lines in rows.items():

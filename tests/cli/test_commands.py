@@ -194,6 +194,8 @@ def summary() -> dict[str, Any]:
             "personalization/own_context_rate": share,
             "control/swapped_context_gap": nats,
         },
+        "changed": 1,
+        "answers": 2,
         "examples": [{"prompt": "Why [b]?", "base": "So.", "adapter": "Thus " * 30}],
         "verdict": "It rose.",
         "length_ratio": 1.1,

@@ -122,7 +122,9 @@ def test_long_stems_are_forwarded_in_chunks_and_each_once(
 
 def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
     def rows(limit: int) -> int:
-        sampler = module._Sampler(lm, jobs(), Sampling(max_tokens=20, memory_limit=limit))
+        sampler = module._Sampler(
+            lm, jobs(), Sampling(max_tokens=20, memory_limit=limit), module.Tally()
+        )
         return sampler.rows
 
     assert rows(0) == module.MOST_ROWS
