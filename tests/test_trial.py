@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from mipo_cli.app import app
-from mipo_mlx import pipeline, trial
+from mipo_mlx import pipeline, tiny, trial
 from mipo_mlx.config import resolve
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.lm.load import load_model
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> dict[str, Any]:
+    """24 users of the sample, two prompts each."""
+    rows = (tiny.SAMPLES_DIR / "contexts_train.jsonl").read_text(encoding="utf-8").splitlines()[:24]
+    (tmp_path / "users.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return {
+        "contexts": str(tmp_path / "users.jsonl"),
+        "prompts": str(tiny.SAMPLES_DIR / "prompts_train.jsonl"),
+        "prompts_per_context": 2,
+        "max_tokens": 24,
+    }
 
 
 def quiet(stage: str, done: int, total: int) -> None:
     pass
 
 
-def test_a_dry_run_counts_what_the_run_does(tmp_path: Path) -> None:
-    config = resolve(flags={"prompts_per_context": 2, "max_tokens": 24})
+def test_a_dry_run_counts_what_the_run_does(few: dict[str, Any], tmp_path: Path) -> None:
+    config = resolve(flags=few)
     ahead = trial.dry_run(config, quiet)
     done = pipeline.generate(tmp_path / "run", config)
     assert ahead["pairs"] == done["pairs"] + sum(done["dropped"].values())
@@ -38,10 +52,10 @@ def test_a_dry_run_counts_what_the_run_does(tmp_path: Path) -> None:
     )
 
 
-def test_a_pilot_is_made_of_pairs_of_the_run(tmp_path: Path) -> None:
-    config = resolve(flags={"prompts_per_context": 2, "max_tokens": 24})
-    found = trial.pilot(config, 40, quiet)
-    assert found["pairs"] + sum(found["dropped"].values()) == 40
+def test_a_pilot_is_made_of_pairs_of_the_run(few: dict[str, Any], tmp_path: Path) -> None:
+    config = resolve(flags=few)
+    found = trial.pilot(config, 20, quiet)
+    assert found["pairs"] + sum(found["dropped"].values()) == 20
     assert "already uses its context on" in found["headroom"]
     pipeline.generate(tmp_path / "run", config)
     values = [pair.pmi or 0.0 for pair in read_pairs(tmp_path / "run" / "pairs.jsonl")]
@@ -49,9 +63,9 @@ def test_a_pilot_is_made_of_pairs_of_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--pilot", "12"]])
-def test_the_command_writes_nothing(tmp_path: Path, words: list[str]) -> None:
+def test_the_command_writes_nothing(few: dict[str, Any], tmp_path: Path, words: list[str]) -> None:
     run = tmp_path / "run"
-    options = ["--set", "prompts_per_context=1", "--max-tokens", "16"]
+    options = [word for name, value in few.items() for word in ("--set", f"{name}={value}")]
     result = CliRunner().invoke(app, ["generate", str(run), *options, *words])
     assert result.exit_code == 0, result.output
     assert "headroom" in result.stdout

@@ -77,6 +77,7 @@ def read_json(path: Path) -> Any:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Row | Fault]]:
+    csv.field_size_limit(2**31 - 1)  # the standard limit of 128 KiB is less than some notes take
     reader = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
         for row in reader:

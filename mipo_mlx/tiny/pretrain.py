@@ -226,9 +226,10 @@ def sample_texts(model: nn.Module, tokenizer: Any, prompts: list[str], seed: int
         cache = make_prompt_cache(model)
         tokens = mx.array([ids[index] for index in members])
         out: list[mx.array] = []
-        for _ in range(40):
+        ended = mx.zeros((len(members), 1), dtype=mx.bool_)
+        while len(out) < 40 and not ended.all().item():
             tokens = mx.random.categorical(model(tokens, cache=cache)[:, -1, :])[:, None]
-            mx.eval(tokens)
+            ended = ended | (tokens == 2)
             out.append(tokens)
         for index, row in zip(members, np.array(mx.concatenate(out, axis=1)).tolist(), strict=True):
             end = row.index(2) if 2 in row else len(row)
@@ -236,7 +237,9 @@ def sample_texts(model: nn.Module, tokenizer: Any, prompts: list[str], seed: int
     return texts
 
 
-def measure(folder: Path, count: int = 1536, seed: int = 5) -> dict[str, float]:
+def measure(
+    folder: Path, count: int = 1536, problems: int = 500, seed: int = 5
+) -> dict[str, float]:
     """Shares on held-out users and wordings, problems and choices at temperature 1."""
     from mlx_lm import load
 
@@ -257,7 +260,7 @@ def measure(folder: Path, count: int = 1536, seed: int = 5) -> dict[str, float]:
         ("sums", world.word_problems, parse_number),
         ("choices", world.choices, parse_choice),
     ):
-        items = maker(500, seed, held_out=True)
+        items = maker(problems, seed, held_out=True)
         texts = sample_texts(
             model, tokenizer, [render((None, [(p.text, "")]))[0] for p in items], seed
         )

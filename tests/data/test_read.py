@@ -222,3 +222,11 @@ def test_an_export_of_chatgpt_gives_what_the_user_wrote_in_order(tmp_path: Path)
     path.write_text(json.dumps([{"title": "empty", "mapping": {}}]))
     with pytest.raises(DataError, match="holds no text"):
         read_contexts(path)
+
+
+def test_a_long_note_in_csv_is_read_whole(tmp_path: Path) -> None:
+    note = "word " * 60_000
+    path = tmp_path / "users.csv"
+    path.write_text(f'id,text\nann,"{note}"\n', encoding="utf-8")
+    (user,) = read_contexts(path)
+    assert user.text == note
