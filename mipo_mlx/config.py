@@ -195,6 +195,9 @@ EMBEDDED_PRESET: dict[str, Any] = {
     "epochs": 2,
 }
 
+# Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
+EMBEDDED_MISSING: dict[str, Any] = {"learning_rate": 2e-5, "epochs": 1}
+
 
 def options() -> dict[str, tuple[str, dataclasses.Field[Any], type[Any]]]:
     """All options by name: ``name -> (section, field, type)``. Names are unique across sections."""
@@ -303,6 +306,8 @@ def resolve(
     given.update({key: value for key, value in (flags or {}).items() if value is not None})
     model = given.get("model", DataConfig.model)
     layers = dict(EMBEDDED_PRESET) if model == "embedded" else {}
+    if model == "embedded" and given.get("negatives") == "missing":
+        layers.update(EMBEDDED_MISSING)
     layers.update(
         {_known(key, "option"): _checked(key, value, "option") for key, value in given.items()}
     )

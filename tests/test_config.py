@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mipo_mlx.config import (
+    EMBEDDED_MISSING,
     EMBEDDED_PRESET,
     SECTIONS,
     RunConfig,
@@ -110,3 +111,13 @@ def test_values_out_of_range_are_refused_whatever_their_source() -> None:
         resolve(flags={"seed": -1})
     with pytest.raises(ConfigError, match="beta must be in"):
         resolve(flags={"beta": float("nan")})
+
+
+def test_missing_negatives_are_trained_more_gently_on_the_embedded_model() -> None:
+    gentle = resolve(flags={"negatives": "missing"}).train
+    assert gentle.learning_rate == EMBEDDED_MISSING["learning_rate"] < resolve().train.learning_rate
+    assert gentle.epochs == EMBEDDED_MISSING["epochs"]
+    assert gentle.beta == EMBEDDED_PRESET["beta"]
+    assert resolve({"negatives": "missing"}, {"epochs": 5}).train.epochs == 5
+    other = resolve(flags={"negatives": "missing", "model": "some/model"}).train
+    assert other == resolve(flags={"model": "some/model"}).train

@@ -36,7 +36,11 @@ def default(item: Any) -> str:
     """Default of an option, with the embedded model's own; nothing where it is empty."""
     preset = configuration.EMBEDDED_PRESET.get(item.name)
     text = "" if item.default == "" else str(item.default)
-    return text if preset is None else f"{text}; embedded model: {preset}"
+    if preset is None:
+        return text
+    missing = configuration.EMBEDDED_MISSING.get(item.name)
+    more = "" if missing is None else f", with missing negatives {missing}"
+    return f"{text}; embedded model: {preset}{more}"
 
 
 def _help(item: Any) -> str:
