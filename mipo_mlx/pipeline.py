@@ -232,6 +232,11 @@ def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
         if len(inputs.held_prompts) < 2:
             raise ConfigError("eval needs at least two held-out prompts.", "add prompts")
         return evaluation.prompt_groups(inputs.held_prompts, config.eval)
+    if not inputs.held_prompts:
+        raise ConfigError(
+            "eval has no prompts: those of the held-out users are none.",
+            "add prompts that belong to nobody, or hold out more users (--held-out-users)",
+        )
     users = inputs.held_contexts + inputs.foils[: max(0, config.eval.candidates - 1)]
     return evaluation.context_groups(users, inputs.held_prompts, config.eval)
 

@@ -19,6 +19,7 @@ from mipo_mlx import pipeline, store, tiny
 from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
+from mipo_mlx.inputs import read_inputs
 
 METRICS = {
     "personalization/own_context_rate",
@@ -325,3 +326,38 @@ def test_a_step_without_its_input_says_what_to_run(
         getattr(pipeline, step)(tmp_path / "run", config(small))
     assert f"mipo {needs}" in caught.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_hard_negatives_survive_an_interruption_and_are_other_users(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = config(small, negatives="hard", num_negatives=2)
+    pipeline.generate(whole, options)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "compare users":  # the probes are sampled, the pairs' answers are not
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.generate(run, options, stop)
+    pipeline.generate(run, options)
+    assert (run / "pairs.jsonl").read_bytes() == (whole / "pairs.jsonl").read_bytes()
+    for pair in read_pairs(run / "pairs.jsonl"):
+        assert pair.negative_context_id not in ("", pair.context_id)
+
+
+def test_eval_without_prompts_of_held_out_users_says_so(tmp_path: Path) -> None:
+    rows = [{"id": f"u{n}", "text": f"I live in town {n}."} for n in range(6)]
+    (tmp_path / "users.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"contexts": str(tmp_path / "users.jsonl"), "max_steps": 1, "min_pmi": -1000.0}
+    held = read_inputs(config(options).data).held_contexts
+    owner = next(row["id"] for row in rows if row["id"] not in {user.id for user in held})
+    asked = {"id": "a", "text": "Where do I live?", "context_id": owner}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(asked))
+    everything = config({**options, "prompts": str(tmp_path / "prompts.jsonl")})
+    folder = tmp_path / "run" / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapters.safetensors").touch()
+    with pytest.raises(ConfigError, match="eval has no prompts"):
+        pipeline.evaluate(tmp_path / "run", everything)

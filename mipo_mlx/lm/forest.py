@@ -7,7 +7,6 @@ through branches and stems. Whole prompts without sharing are a forest of stems 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,14 +53,22 @@ class Forest(NamedTuple):
     branch_of: mx.array
 
 
+def shared_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Tokens that two prompts start with, by bisection of slices."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def common_length(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens that all prompts start with, leaving at least one to each."""
-    shortest, longest = min(prompts), max(prompts)  # in order of dictionaries
-    limit = min(map(len, prompts)) - 1
-    for index in range(limit):
-        if shortest[index] != longest[index]:
-            return index
-    return limit
+    # what the first and the last in dictionary order share, all share
+    return min(shared_length(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
 
 
 def stems_of(
@@ -195,7 +202,6 @@ def distinct_prefix_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     count = 0
     before: tuple[int, ...] = ()
     for prompt in sorted(set(prompts)):
-        same = itertools.takewhile(lambda two: two[0] == two[1], zip(before, prompt, strict=False))
-        count += len(prompt) - sum(1 for _ in same)
+        count += len(prompt) - shared_length(before, prompt)
         before = prompt
     return count
