@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.respond import Job, Sampling, respond
+from mipo_mlx.lm.respond import Job, Sampling, Tally, respond
 
 # users, prompts a user, tokens of a context
 SHAPES = {
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="small")
     parser.add_argument("--model", choices=sorted(MODELS), default="llama-256x6")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--users", type=int, default=0, help="of the shape; 0 is all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--single-pairs", type=int, default=2, help="pairs of the slowest rival")
     parser.add_argument(
@@ -132,7 +134,9 @@ def main() -> None:
     if mx.default_device() == mx.Device(mx.cpu):
         mx.disable_compile()
     lm = build(args.model)
-    jobs = make_jobs(*SHAPES[args.shape], MODELS[args.model]["vocab_size"])
+    users, prompts, context = SHAPES[args.shape]
+    users = min(users, args.users or users)
+    jobs = make_jobs(users, prompts, context, MODELS[args.model]["vocab_size"])
     work: dict[str, tuple[Callable[..., int], list[Job]]] = {
         "ours": (ours, jobs),
         "batch_generate": (batched, jobs[: args.rival_pairs or len(jobs)]),
@@ -149,9 +153,13 @@ def main() -> None:
             rates[name].append(pairs / (time.perf_counter() - start))
             peaks[name] = mx.get_peak_memory()
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    tally = Tally()
+    for _ in respond(lm, jobs, Sampling(max_tokens=1), tally):
+        pass
     result = {
         **vars(args),
-        "users_prompts_context": SHAPES[args.shape],
+        "users_prompts_context": (users, prompts, context),
+        "prompt_tokens": asdict(tally),
         "mlx": mx.__version__,
         "device": str(mx.default_device()),
         "median_pairs_per_second": medians,

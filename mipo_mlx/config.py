@@ -50,6 +50,13 @@ class DataConfig:
         "Prompts: JSONL, JSON, CSV or a text file, a line each; default: 200 everyday prompts with "
         "contexts of your own, else the sample.",
     )
+    note_tokens: int = option(
+        2048,
+        "Longer notes of a single user are split at headings into contexts of this many tokens; "
+        "0 never splits.",
+        low=0,
+        high=10_000_000,
+    )
     objective: str = option(
         "context",
         "Raise I(response; context | prompt), or I(prompt; response).",
@@ -81,7 +88,10 @@ class GenerateConfig:
         0.5, "With mixed negatives, the share from no context.", low=0.0, high=1.0
     )
     prompts_per_context: int = option(
-        8, "Prompts drawn for each user; 0 takes all.", low=0, high=1_000_000
+        -1,
+        "Prompts drawn for each context; 0 takes all, -1: 8, or all for a single user.",
+        low=-1,
+        high=1_000_000,
     )
     samples_per_prompt: int = option(
         1, "Answers sampled for each user and prompt, a pair each.", low=1, high=64

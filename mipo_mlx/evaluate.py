@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -44,10 +44,27 @@ class Item:
     @property
     def cluster(self) -> str:
         """Unit of resampling: the user, or the prompt where there is no user."""
-        return self.context.id if self.context else self.prompt.id
+        return self.context.owner if self.context else self.prompt.id
 
 
-Group = list[Item]
+@dataclass(frozen=True)
+class Group:
+    """Conditions that are each other's wrong ones.
+
+    Attributes:
+        items: each is answered under.
+        others: further wrong contexts of the first item's prompt, under which nothing is answered.
+    """
+
+    items: list[Item]
+    others: list[Context] = field(default_factory=list)
+
+    @property
+    def conditions(self) -> list[Item]:
+        """The items, then what else their answers are scored under."""
+        return self.items + [Item(context, self.items[0].prompt) for context in self.others]
+
+
 Columns = dict[str, np.ndarray]
 
 UNITS = {
@@ -65,36 +82,61 @@ UNITS = {
 
 
 def context_groups(
-    contexts: Sequence[Context], prompts: Sequence[Prompt], config: EvalConfig
+    contexts: Sequence[Context],
+    prompts: Sequence[Prompt],
+    config: EvalConfig,
+    foils: Sequence[Context] = (),
 ) -> list[Group]:
     """Groups of M users who answer the same prompt; prompts rotate from group to group.
 
-    Every group has between 2 and 2 M - 1 users; the last takes what is left over.
+    Every group has between 2 and 2 M - 1 users, at most one context of each; where there are no
+    two users left for one, contexts of others and ``foils`` stand in as wrong ones.
     """
     users = list(contexts)
     if config.eval_contexts:
         users = users[: config.eval_contexts]
-    size = min(config.candidates, len(users))
-    starts = list(range(0, len(users) - size + 1, size))
-    teams = [users[start : start + size] for start in starts]
-    teams[-1] += users[starts[-1] + size :]
     each = config.eval_prompts_per_context or len(prompts)
     each = min(each, len(prompts))
     groups = []
-    for index, team in enumerate(teams):
+    for index, team in enumerate(_teams(users, config.candidates)):
+        others: list[Context] = []
+        if len(team) == 1:
+            strangers = [c for c in [*users, *foils] if c.owner != team[0].owner]
+            others = list({c.owner: c for c in strangers}.values())[: config.candidates - 1]
         for turn in range(each):
             prompt = prompts[(index * each + turn) % len(prompts)]
-            groups.append([Item(user, prompt) for user in team])
+            groups.append(Group([Item(user, prompt) for user in team], others))
     return groups
+
+
+def _teams(contexts: Sequence[Context], size: int) -> list[list[Context]]:
+    """Contexts in teams of ``size`` different users; the last of a round takes what is left over.
+
+    The first round has one context of each user, the second another of those who have more.
+    """
+    rounds: list[list[Context]] = []
+    seen: dict[str, int] = {}
+    for context in contexts:
+        turn = seen[context.owner] = seen.get(context.owner, -1) + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(context)
+    teams = []
+    for members in rounds:
+        width = min(size, len(members))
+        starts = range(0, len(members) - width + 1, width)
+        teams += [members[start : start + width] for start in starts]
+        teams[-1] += members[starts[-1] + width :]
+    return teams
 
 
 def prompt_groups(prompts: Sequence[Prompt], config: EvalConfig) -> list[Group]:
     """Groups of M prompts without context, each the wrong condition of the others' answers."""
     size = min(config.candidates, len(prompts))
     starts = list(range(0, len(prompts) - size + 1, size))
-    groups = [[Item(None, prompt) for prompt in prompts[start : start + size]] for start in starts]
-    groups[-1] += [Item(None, prompt) for prompt in prompts[starts[-1] + size :]]
-    return groups
+    teams = [list(prompts[start : start + size]) for start in starts]
+    teams[-1] += prompts[starts[-1] + size :]
+    return [Group([Item(None, prompt) for prompt in team]) for team in teams]
 
 
 def known_values(contexts: Sequence[Context]) -> frozenset[str]:
@@ -124,11 +166,11 @@ def _matrix_columns(
     rows = [
         Row(
             encode(lm, item.context, item.prompt, generate),
-            tuple(answers[other.key].token_ids for other in group),
+            tuple(answers[other.key].token_ids for other in group.items),
             group_of(item.context.id if item.context else ""),
         )
         for group in groups
-        for item in group
+        for item in group.conditions
     ]
     scores = []
     on_progress(stage, 0, len(rows))
@@ -138,11 +180,11 @@ def _matrix_columns(
     columns: dict[str, list[float]] = {"pmi": [], "accuracy": [], "gap": []}
     start = 0
     for group in groups:
-        size = len(group)
+        size = len(group.conditions)
         matrix = mx.array(scores[start : start + size]).T  # [answer, condition]
-        own = mx.arange(size)
+        own = mx.arange(len(group.items))
         start += size
-        diagonal = mx.diag(matrix)
+        diagonal = matrix[own, own]
         others = (matrix.sum(axis=1) - diagonal) / (size - 1)
         columns["pmi"] += np.array(plug_in_pmi(matrix, own)).tolist()
         columns["accuracy"] += np.array(context_accuracy(matrix, own)).tolist()
@@ -213,7 +255,7 @@ def measure(
     who: str,
 ) -> tuple[Columns, dict[str, Response]]:
     """Per-answer columns of one model, by metric name, and its answers."""
-    items = [item for group in groups for item in group]
+    items = [item for group in groups for item in group.items]
     wanted = [Ask(item.context, item.prompt) for item in items]
     answers = sample(lm, wanted, generate, seed, on_progress, f"{who}: sample answers")
     columns = _text_columns(items, answers, known)

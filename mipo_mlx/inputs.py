@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mipo_mlx import bank, tiny
 from mipo_mlx.config import DataConfig
 from mipo_mlx.data.hub import local_file
+from mipo_mlx.data.notes import split_notes
 from mipo_mlx.data.read import read_contexts, read_prompts
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import DataError
+from mipo_mlx.lm.load import load_tokenizer
 from mipo_mlx.types import Context, Prompt
 
 FEWEST_USERS_TO_SPLIT = 5
+EVAL_FOILS = 0.25  # of the package's invented users are for eval alone
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Inputs:
     Attributes:
         train_contexts: users whose pairs are made.
         held_contexts: users of eval.
-        foils: further contexts that may stand in as wrong ones in eval, from the package.
+        foils: invented users of the package whose contexts are the wrong ones of training, where
+            fewer than two users are given.
+        eval_foils: likewise in eval; others than in training.
         train_prompts: prompts of pairs.
         held_prompts: prompts of eval.
         held_out: what is kept from training: "users and prompts", "prompts" or "nothing".
@@ -34,6 +40,7 @@ class Inputs:
     train_contexts: list[Context]
     held_contexts: list[Context]
     foils: list[Context]
+    eval_foils: list[Context]
     train_prompts: list[Prompt]
     held_prompts: list[Prompt]
     held_out: str
@@ -44,8 +51,8 @@ def _digest(*groups: Sequence[Context] | Sequence[Prompt]) -> str:
     sha = hashlib.sha256()
     for group in groups:
         for item in group:
-            tie = item.language if isinstance(item, Context) else item.context_id
-            sha.update(f"{item.id}\x1f{item.text}\x1f{tie}\x1e".encode())
+            ties = [item.language, item.user] if isinstance(item, Context) else [item.context_id]
+            sha.update("\x1f".join([item.id, item.text, *ties, "\x1e"]).encode())
         sha.update(b"\x1d")
     return sha.hexdigest()
 
@@ -59,21 +66,50 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
             read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl"),
             True,
         )
-    users = read_contexts(local_file(config.contexts, offline=config.offline))
-    if len(users) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
+    found = read_contexts(local_file(config.contexts, offline=config.offline))
+    users = found
+    if len(found) == 1 and config.note_tokens:
+        tokenizer, _ = load_tokenizer(config.model, offline=config.offline)
+        users = in_parts(found, config.note_tokens, tokenizer)
+    owners = {user.owner: user.owner for user in users}
+    if len(owners) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
         return users, users, False
-    train, held = split({user.id: user for user in users}, config.held_out_users, config.seed)
-    return train, held, True
+    held = set(split(owners, config.held_out_users, config.seed)[1])
+    return [u for u in users if u.owner not in held], [u for u in users if u.owner in held], True
+
+
+def in_parts(users: list[Context], note_tokens: int, tokenizer: Any) -> list[Context]:
+    """The notes of one user, if they are long, as several contexts of that user; others whole."""
+    if len(users) != 1:
+        return users
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    return split_notes(users[0], note_tokens, count)
+
+
+def _foils(users: Sequence[Context], config: DataConfig) -> tuple[list[Context], list[Context]]:
+    """Invented users for training and for eval, where fewer than two users are given.
+
+    They count as speaking the language of the given one.
+    """
+    if config.objective == "prompt" or len({user.owner for user in users}) > 1:
+        return [], []
+    language = users[0].language if users else ""
+    bank_users = [replace(foil, language=language) for foil in read_contexts(bank.FOILS)]
+    train, held = split({foil.id: foil for foil in bank_users}, EVAL_FOILS, config.seed)
+    return train, held
 
 
 def _owned(prompts: Sequence[Prompt], users: Sequence[Context]) -> list[Prompt]:
     """Prompts of these users, and those of nobody in particular."""
-    known = {user.id for user in users}
+    known = {name for user in users for name in (user.id, user.owner)}
     return [prompt for prompt in prompts if not prompt.context_id or prompt.context_id in known]
 
 
 def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
-    known = {user.id for user in users}
+    known = {name for user in users for name in (user.id, user.owner)}
     for prompt in prompts:
         if prompt.context_id and prompt.context_id not in known:
             raise DataError(
@@ -119,9 +155,7 @@ def read_inputs(config: DataConfig) -> Inputs:
         _check_owners(train_prompts + held_prompts, train_users + held_users)
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
-    foils: list[Context] = []
-    if config.objective == "context" and len(held_users) < 2:
-        foils = read_contexts(tiny.SAMPLES_DIR / "contexts_heldout.jsonl")
+    foils, eval_foils = _foils(train_users if len(train_users) == 1 else held_users, config)
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
         *(["prompts"] if not {p.id for p in train_prompts} & {p.id for p in held_prompts} else []),
@@ -130,8 +164,9 @@ def read_inputs(config: DataConfig) -> Inputs:
         train_contexts=train_users,
         held_contexts=held_users,
         foils=foils,
+        eval_foils=eval_foils,
         train_prompts=train_prompts,
         held_prompts=held_prompts,
         held_out=" and ".join(parts) or "nothing",
-        digest=_digest(train_users, held_users, train_prompts, held_prompts),
+        digest=_digest(train_users, held_users, foils, train_prompts, held_prompts),
     )

@@ -22,14 +22,19 @@ PROBES = 2  # prompts that each user answers
 CANDIDATES = 16  # others that each is compared with
 
 
-def candidates(contexts: Sequence[Context], count: int, seed: int) -> dict[str, list[Context]]:
-    """By id, others of the same language with other texts: at least ``count``, or all there are."""
+def candidates(
+    contexts: Sequence[Context], foils: Sequence[Context], count: int, seed: int
+) -> dict[str, list[Context]]:
+    """By id, contexts of others, a context a user, of the same language and with other texts.
+
+    At least ``count`` of them, or all there are; ``foils`` are candidates, and have none.
+    """
     found = {}
     for user in contexts:
         rng = random.Random(f"{seed}:{user.id}:candidates")
-        peers = {c.text: c for c in contexts if c.language == user.language}
+        peers = {c.text: c for c in [*contexts, *foils] if c.language == user.language}
         peers.pop(user.text, None)
-        others = list(peers.values())
+        others = list({c.owner: c for c in peers.values() if c.owner != user.owner}.values())
         found[user.id] = rng.sample(others, min(max(count, CANDIDATES), len(others)))
     return found
 
@@ -43,6 +48,7 @@ def nearest_users(
     seed: int,
     on_progress: Progress,
     journal: AnswerJournal | None = None,
+    foils: Sequence[Context] = (),
 ) -> dict[str, list[str]]:
     """By id of a user, ids of the candidates, the nearest first.
 
@@ -54,19 +60,21 @@ def nearest_users(
         seed: of prompts, candidates and answers.
         on_progress: told of every answer and score.
         journal: keeps the answers, which serve the pairs as well.
+        foils: further candidates, who answer nothing.
     """
     rng = random.Random(f"{seed}:probes")
     asked = rng.sample(list(prompts), min(PROBES, len(prompts)))
     wanted = [Ask(user, prompt) for user in contexts for prompt in asked]
     stage = "probe users"
     answers = sample(lm, wanted, config, seed, on_progress, stage, journal)
-    others = candidates(contexts, config.num_negatives, seed)
-    readers: dict[str, list[Context]] = {user.id: [] for user in contexts}
+    others = candidates(contexts, foils, config.num_negatives, seed)
+    everybody = [*contexts, *foils]
+    readers: dict[str, list[Context]] = {user.id: [] for user in everybody}
     for user in contexts:  # who reads whose answers
         for other in others[user.id]:
             readers[other.id].append(user)
     rows, owners = [], []
-    for reader in contexts:
+    for reader in everybody:
         for prompt in asked:
             writers = [w for w in readers[reader.id] if answers[Ask(w, prompt).key].token_ids]
             if writers:

@@ -15,6 +15,7 @@ from mipo_mlx.nearest import nearest_users
 from mipo_mlx.reference import Progress
 from mipo_mlx.types import Context
 
+PROMPTS_PER_CONTEXT = 8  # where there are two users or more, unless told otherwise
 LENGTH_WARNING = 1.2  # ratio of mean lengths of chosen and rejected answers
 
 
@@ -27,30 +28,42 @@ class Prepared:
         lm: the model.
         contrasts: pairs to make; random users stand in for hard negatives until they are known.
         contexts: of training, cut to the options' length.
-        cut: how many were cut.
+        foils: invented users whose contexts are wrong ones, cut likewise.
+        cut: how many of ``contexts`` were cut.
     """
 
     inputs: Inputs
     lm: LanguageModel
     contrasts: list[Contrast]
     contexts: list[Context]
+    foils: list[Context]
     cut: int
+
+    @property
+    def everybody(self) -> list[Context]:
+        """All whose contexts are put to use."""
+        return self.contexts + self.foils
 
 
 def _contrasts(
     inputs: Inputs, config: RunConfig, nearest: dict[str, list[str]] | None = None
 ) -> list[Contrast]:
+    each = config.generate.prompts_per_context
+    if each < 0:
+        single = len({context.owner for context in inputs.train_contexts}) < 2
+        each = 0 if single else PROMPTS_PER_CONTEXT
     return contrast(
         inputs.train_contexts,
         inputs.train_prompts,
         objective=config.data.objective,
         negatives=config.generate.negatives,
-        prompts_per_context=config.generate.prompts_per_context,
+        prompts_per_context=each,
         seed=config.data.seed,
         num_negatives=config.generate.num_negatives,
         missing_share=config.generate.missing_share,
         samples_per_prompt=config.generate.samples_per_prompt,
         nearest=nearest,
+        foils=inputs.foils,
     )
 
 
@@ -65,7 +78,8 @@ def prepare(config: RunConfig) -> Prepared:
     contrasts = _contrasts(inputs, config)
     lm = load_model(config.data.model, offline=config.data.offline)
     contexts, cut = cut_contexts(lm, inputs.train_contexts, inputs.train_prompts, config.generate)
-    return Prepared(inputs, lm, contrasts, contexts, cut)
+    foils, _ = cut_contexts(lm, inputs.foils, inputs.train_prompts, config.generate)
+    return Prepared(inputs, lm, contrasts, contexts, foils, cut)
 
 
 def final_contrasts(
@@ -82,11 +96,12 @@ def final_contrasts(
         seed=config.data.seed,
         on_progress=on_progress,
         journal=journal,
+        foils=work.foils,
     )
     return _contrasts(work.inputs, config, nearest)
 
 
-def describe(made: Generated) -> dict[str, Any]:
+def describe(made: Generated, work: Prepared) -> dict[str, Any]:
     """What the summary says of the pairs."""
     lengths = length_summary(made.pairs)
     stats: dict[str, Any] = {
@@ -98,6 +113,11 @@ def describe(made: Generated) -> dict[str, Any]:
         "pmi": pmi_summary(made.pairs),
         "prompt_tokens": made.prompt_tokens,
     }
+    used_foils = {pair.negative_context_id for pair in made.pairs} & {f.id for f in work.foils}
+    if used_foils:
+        stats["foils"] = (
+            f"one user given: the wrong contexts are those of {len(used_foils)} invented users"
+        )
     if stats["pmi"]:
         used = stats["pmi"]["context_used"]
         stats["headroom"] = f"the model already uses its context on {used:.0%} of pairs"

@@ -106,7 +106,7 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     with _measured(stats):
         made = make_pairs(
             work.lm,
-            work.contexts,
+            work.everybody,
             work.inputs.train_prompts,
             final_contrasts(work, config, on_progress, answers),
             config.generate,
@@ -114,7 +114,7 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
             on_progress=on_progress,
             journal=answers,
         )
-    stats.update(describe(made), contexts_cut=work.cut)
+    stats.update(describe(made, work), contexts_cut=work.cut)
     stats["tokens_per_second"] = round(made.tokens / max(stats["seconds"], 1e-9), 1)
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)
@@ -237,8 +237,9 @@ def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
             "eval has no prompts: those of the held-out users are none.",
             "add prompts that belong to nobody, or hold out more users (--held-out-users)",
         )
-    users = inputs.held_contexts + inputs.foils[: max(0, config.eval.candidates - 1)]
-    return evaluation.context_groups(users, inputs.held_prompts, config.eval)
+    return evaluation.context_groups(
+        inputs.held_contexts, inputs.held_prompts, config.eval, inputs.eval_foils
+    )
 
 
 def _check_adapter(lm: LanguageModel, folder: Path) -> None:
@@ -277,9 +278,9 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     _check_held_out(run, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
-    held = [inputs.held_contexts, inputs.foils]
+    held = [inputs.held_contexts, inputs.eval_foils]
     cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
-    groups = _groups(replace(inputs, held_contexts=cut[0], foils=cut[1]), config)
+    groups = _groups(replace(inputs, held_contexts=cut[0], eval_foils=cut[1]), config)
     key = {
         "model": lm.fingerprint,
         "adapter": file_hash(weights),
@@ -292,7 +293,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     if store.is_fresh("eval", key):
         results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
         return results
-    known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts + inputs.foils)
+    known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
     stats: Summary = {}
     with _measured(stats):
         common: Summary = {"seed": config.data.seed + 1, "on_progress": on_progress}
@@ -300,7 +301,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         with adapter.adapter_disabled(lm):
             base, base_answers = evaluation.measure(*args, **common, who="base")
         tuned, tuned_answers = evaluation.measure(*args, **common, who="adapter")
-        items = [item for group in groups for item in group]
+        items = [item for group in groups for item in group.items]
         metrics = evaluation.compare(
             base, tuned, items, resamples=config.eval.resamples, seed=config.data.seed
         )

@@ -10,25 +10,32 @@ from typing import Any
 
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.read import read_contexts
+from mipo_mlx.inputs import in_parts
 from mipo_mlx.lm.load import load_tokenizer
 from mipo_mlx.types import Context
 
 
-def contexts(files: Sequence[str], *, model: str, offline: bool = False) -> dict[str, Any]:
-    """Users in the order of the files, with tokens and characters of each, and the sums.
+def contexts(
+    files: Sequence[str], *, model: str, offline: bool = False, note_tokens: int = 0
+) -> dict[str, Any]:
+    """Contexts in the order of the files, with tokens and characters of each, and the sums.
+
+    Long notes of a single user are shown in parts of at most ``note_tokens`` (0: whole).
 
     Raises:
         DataError: a file cannot be used; the message names file, line and fault.
         ModelError: the model cannot be found or opened.
     """
-    found: list[tuple[str, Context]] = [
-        (name, user) for name in files for user in read_contexts(local_file(name, offline=offline))
-    ]
+    read = [(name, read_contexts(local_file(name, offline=offline))) for name in files]
     tokenizer, window = load_tokenizer(model, offline=offline)
+    found: list[tuple[str, Context]] = [
+        (name, user) for name, users in read for user in in_parts(users, note_tokens, tokenizer)
+    ]
     tokens = [len(tokenizer.encode(user.text, add_special_tokens=False)) for _, user in found]
     rows = [
         {
             "id": user.id,
+            "user": user.owner,
             "file": name,
             "tokens": count,
             "characters": len(user.text),
@@ -39,7 +46,7 @@ def contexts(files: Sequence[str], *, model: str, offline: bool = False) -> dict
     ]
     return {
         "contexts": rows,
-        "users": len(rows),
+        "users": len({row["user"] for row in rows}),
         "different_texts": len({user.text for _, user in found}),
         "tokens": sum(tokens),
         "longest": max(tokens),

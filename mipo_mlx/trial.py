@@ -43,7 +43,7 @@ def _some_pairs(
     start = time.perf_counter()
     made = generate(
         work.lm,
-        work.contexts,
+        work.everybody,
         work.inputs.train_prompts,
         contrasts,
         config.generate,
@@ -51,7 +51,7 @@ def _some_pairs(
         on_progress=on_progress,
     )
     seconds = time.perf_counter() - start
-    summary = describe(made)
+    summary = describe(made, work)
     summary["tokens_per_second"] = round(made.tokens / max(seconds, 1e-9), 1)
     return summary, seconds, made.responses
 
@@ -84,7 +84,7 @@ def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
     """
     work = prepare(config)
     wanted = {
-        ask.key: ask for ask in asks(work.contexts, work.inputs.train_prompts, work.contrasts)
+        ask.key: ask for ask in asks(work.everybody, work.inputs.train_prompts, work.contrasts)
     }
     prompts = [encode(work.lm, ask.context, ask.prompt, config.generate) for ask in wanted.values()]
     weights = tree_reduce(lambda size, leaf: size + leaf.nbytes, work.lm.model.parameters(), 0)

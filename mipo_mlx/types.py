@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Context:
-    """What is known about one user.
+    """What is known about one user, or a part of it.
 
     Attributes:
-        id: unique among the contexts of a run; one context is one user.
+        id: unique among the contexts of a run.
         text: the notes, profile or preferences, as the model will read them.
         facts: optional ``attribute -> value``; lets ``eval`` count true and wrong facts.
         source: ``file:line`` for error messages; no part of identity.
         language: code such as "en", or "" where it is not told; only users of one language serve as
             each other's wrong contexts.
+        user: whose it is, where one user has several contexts; "" is a user of its own.
     """
 
     id: str
@@ -24,6 +25,12 @@ class Context:
     facts: Mapping[str, str] = field(default_factory=dict)
     source: str = field(default="", compare=False)
     language: str = ""
+    user: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The user; contexts of one user are never each other's wrong ones."""
+        return self.user or self.id
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ MAY: dict[str, set[str]] = {
     "nearest": {"data", "lm", "generate", "reference"},
     "pairing": {"data", "lm", "generate", "inputs", "nearest", "reference"},
     "trial": {"data", "lm", "generate", "pairing", "reference"},
-    "inputs": {"bank", "data", "tiny"},
-    "preview": {"data", "lm"},
+    "inputs": {"bank", "data", "lm", "tiny"},
+    "preview": {"data", "inputs", "lm"},
     "store": set(),
     "pipeline": {"core", "data", "lm", "inputs", "store", "reference", "pairing", *STEPS},
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 
 from mipo_mlx import pipeline, store, tiny
 from mipo_mlx.config import RunConfig, resolve
-from mipo_mlx.data.read import read_pairs
+from mipo_mlx.data.read import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.inputs import read_inputs
 
@@ -280,12 +282,49 @@ def test_bad_files_are_errors_with_place_and_hint_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_one_user_with_random_negatives_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
+    small: dict[str, Any], tmp_path: Path, negatives: str
+) -> None:
     one = head("contexts_heldout.jsonl", 1, tmp_path)
-    with pytest.raises(DataError) as caught:
-        pipeline.run(tmp_path / "run", config(small, contexts=one))
-    assert "missing" in caught.value.hint
-    assert not (tmp_path / "run").exists()
+    options = config(
+        small, contexts=one, negatives=negatives, prompts_per_context=-1, min_pmi=-1000.0
+    )
+    made = pipeline.generate(tmp_path / "run", options)
+    pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
+    assert {pair.context_id for pair in pairs} == {read_contexts(Path(one))[0].id}
+    invented = {pair.negative_context_id for pair in pairs}
+    assert all(re.fullmatch(r"foil-\d\d", name) for name in invented)
+    assert f"{len(invented)} invented users" in made["foils"]
+    assert len(pairs) + sum(made["dropped"].values()) == 8  # all prompts but the held-out two
+    pipeline.train(tmp_path / "run", options)
+    results = pipeline.evaluate(tmp_path / "run", options)
+    assert results["metrics"]["information/pmi"]["n"] == 2  # foils are not asked anything
+    assert results["held_out"] == "prompts"
+    inputs = read_inputs(options.data)
+    assert not {foil.id for foil in inputs.foils} & {foil.id for foil in inputs.eval_foils}
+    assert len(inputs.foils) + len(inputs.eval_foils) == 64
+
+
+def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for name in ("garden", "work"):
+        text = "\n\n".join(f"## Part {n}\n\nI like {name} number {n}." for n in range(6))
+        (folder / f"{name}.md").write_text(text)
+    options = config(small, contexts=str(folder), note_tokens=60, min_pmi=-1000.0)
+    inputs = read_inputs(options.data)
+    assert len(inputs.train_contexts) > 2
+    assert {context.owner for context in inputs.train_contexts} == {"notes"}
+    for n in range(6):
+        assert sum(f"garden number {n}." in c.text for c in inputs.train_contexts) == 1
+    pipeline.generate(tmp_path / "run", options)
+    pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
+    assert len({pair.context_id for pair in pairs}) > 2
+    assert all(pair.negative_context_id.startswith("foil-") for pair in pairs)
+    assert read_inputs(replace(options.data, note_tokens=0)).train_contexts[0].id == "notes"
 
 
 def test_one_user_with_missing_negatives_runs(small: dict[str, Any], tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def markdown() -> str:
         "",
         "All that take RUN also take `-c FILE` and `--set KEY=VALUE`; all take `--json` and "
         "`--help`. "
-        "`mipo contexts` takes `--model` and `--offline`; `mipo generate` also takes `--dry-run` "
-        "(what it would cost, after a probe) and `--pilot N` (N pairs, summed up), which write "
-        "nothing.",
+        "`mipo contexts` takes `--model`, `--offline` and `--note-tokens`; `mipo generate` also "
+        "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
+        "up), which write nothing.",
         "",
     ]
     for section, cls in SECTIONS.items():

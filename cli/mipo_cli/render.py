@@ -150,7 +150,8 @@ def show_contexts(summary: Mapping[str, Any]) -> None:
         table.add_row(escape(row["id"]), *figures, escape(row["language"]))
     console.print(table)
     console.print(
-        f"{summary['users']} contexts, {summary['different_texts']} different; "
+        f"{len(summary['contexts'])} contexts of {summary['users']} users, "
+        f"{summary['different_texts']} different; "
         f"{summary['tokens']} tokens, the longest {summary['longest']}."
     )
     if summary["beyond_window"]:

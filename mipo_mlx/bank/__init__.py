@@ -1,7 +1,11 @@
-"""Texts for those who have none of their own: 200 everyday prompts, written for this project."""
+"""Texts written for this project, for those who have too few of their own.
+
+200 everyday prompts, and 64 invented users ("foils") whose contexts stand in as wrong ones.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PROMPTS = Path(__file__).parent / "everyday.txt"
+FOILS = Path(__file__).parent / "foils.jsonl"

@@ -57,7 +57,7 @@ def _draws(
     rng.shuffle(users)
     deck: list[str] = []
     for user in users:
-        hand = list(mine.get(user.id, ()))
+        hand = [id for name in dict.fromkeys((user.id, user.owner)) for id in mine.get(name, ())]
         rng.shuffle(hand)
         del hand[each or len(hand) :]
         count = min(each or len(shared) + len(hand), len(shared) + len(hand))
@@ -78,7 +78,7 @@ def _draws(
 def _others(
     users: Sequence[Context], everybody: Sequence[Context], count: int, rng: random.Random
 ) -> list[list[Context]]:
-    """For each user ``count`` different users of the same language with other texts."""
+    """For each context ``count`` of different other users, of its language, with other texts."""
     rows: dict[int, list[Context]] = {}
     for language in dict.fromkeys(user.language for user in users):
         places = [place for place, user in enumerate(users) if user.language == language]
@@ -96,7 +96,9 @@ def _others_among(
     Within the group that is asked the same prompt, every user serves equally often where texts
     differ and the group is large enough: one derangement, or shifts of one random order.
     """
-    if len({user.text for user in users}) == len(users) > count:
+    texts = {context.text: context for context in everybody}  # one user a text
+    different = min(len({user.text for user in users}), len({user.owner for user in users}))
+    if different == len(users) > count:
         if count == 1:
             return [[users[index]] for index in derangement(len(users), rng)]
         order = list(range(len(users)))
@@ -107,11 +109,14 @@ def _others_among(
             [users[order[(place[index] + shift) % len(users)]] for shift in shifts]
             for index in range(len(users))
         ]
-    texts = {context.text: context for context in everybody}  # one user a text
-    return [
-        rng.sample([other for text, other in texts.items() if text != user.text], count)
-        for user in users
-    ]
+    rows = []
+    for user in users:
+        theirs: dict[str, list[Context]] = {}
+        for text, other in texts.items():
+            if text != user.text and other.owner != user.owner:
+                theirs.setdefault(other.owner, []).append(other)
+        rows.append([rng.choice(theirs[owner]) for owner in rng.sample(list(theirs), count)])
+    return rows
 
 
 def _other_prompts(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[list[Prompt]]:
@@ -139,12 +144,13 @@ def _check(
         )
     elif negatives in ("random", "mixed", "hard"):
         for language in sorted({context.language for context in contexts} or {""}):
-            texts = len({context.text for context in contexts if context.language == language})
-            if texts < k + 1:
+            mine = [context for context in contexts if context.language == language]
+            count = min(len({c.text for c in mine}), len({c.owner for c in mine}))
+            if count < k + 1:
                 of_it = f" of language {language!r}" if language else ""
                 raise DataError(
                     f"{negatives.capitalize()} negatives need {k + 1} users with different "
-                    f"contexts{of_it}, not {texts}.",
+                    f"contexts{of_it}, not {count}.",
                     "add contexts, lower --num-negatives, or take --negatives missing",
                 )
 
@@ -161,6 +167,7 @@ def contrast(
     missing_share: float = 0.5,
     samples_per_prompt: int = 1,
     nearest: Mapping[str, Sequence[str]] | None = None,
+    foils: Sequence[Context] = (),
 ) -> list[Contrast]:
     """The pairs of a run, in a fixed order, given the seed.
 
@@ -178,11 +185,13 @@ def contrast(
         samples_per_prompt: as many pairs of each, from different answers.
         nearest: by id of a user, ids of others, the nearest first; of use when ``hard``, for which
             random users stand in without it.
+        foils: further users who are asked nothing, but whose contexts may be wrong ones.
 
     Raises:
         DataError: no prompts, or too few users or prompts to contrast.
     """
-    _check(contexts, prompts, objective, negatives, num_negatives)
+    everybody = [*contexts, *foils]
+    _check(everybody, prompts, objective, negatives, num_negatives)
     if objective == "prompt":
         made = _prompt_pairs(prompts, num_negatives, seed)
     else:
@@ -191,7 +200,7 @@ def contrast(
         for prompt in prompts:
             rng = random.Random(f"{seed}:{prompt.id}")
             users = asked[prompt.id]
-            rows = _negatives(users, contexts, prompt, prompts, negatives, num_negatives, rng)
+            rows = _negatives(users, everybody, prompt, prompts, negatives, num_negatives, rng)
             if negatives == "hard" and nearest is not None:
                 rows = [[(id, "") for id in nearest[user.id][:num_negatives]] for user in users]
             lacking = rng.sample(range(len(users)), round(missing_share * len(users)))
@@ -224,7 +233,7 @@ def _name(name: str, k: int, count: int) -> str:
 
 def _negatives(
     users: Sequence[Context],
-    contexts: Sequence[Context],
+    everybody: Sequence[Context],
     prompt: Prompt,
     prompts: Sequence[Prompt],
     kind: str,
@@ -237,4 +246,4 @@ def _negatives(
     if kind == "prompt":
         rest = [other for other in prompts if other.text != prompt.text]
         return [[(user.id, other.id) for other in rng.sample(rest, count)] for user in users]
-    return [[(other.id, "") for other in row] for row in _others(users, contexts, count, rng)]
+    return [[(other.id, "") for other in row] for row in _others(users, everybody, count, rng)]

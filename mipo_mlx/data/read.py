@@ -36,7 +36,10 @@ def _context(row: Row, number: int, source: str) -> list[Context]:
     language = row.get("language", "")
     if not isinstance(language, str):
         raise Fault(f"'language' must be a string, not {kind_of(language)}.", '"en"')
-    return [Context(id_field(row, f"line{number}"), text, dict(facts), source, language)]
+    user = row.get("user", "")
+    if not isinstance(user, str):
+        raise Fault(f"'user' must be a string, not {kind_of(user)}.", "whose context it is")
+    return [Context(id_field(row, f"line{number}"), text, dict(facts), source, language, user)]
 
 
 def _prompt(row: Row, number: int, source: str) -> list[Prompt]:

@@ -7,8 +7,10 @@ through branches and stems. Whole prompts without sharing are a forest of stems 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -17,6 +19,8 @@ import numpy as np
 from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
+
+_BEYOND = 2**31  # above every token id
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,27 @@ def stems_of(
     return stems, owner
 
 
+def head_of(stems: Sequence[tuple[int, ...]], worth: float = 0.02) -> tuple[int, ...]:
+    """The tokens that stems start with and that are worth forwarding once for all of them.
+
+    Of all prefixes that two or more stems share, the one that saves most; none when it saves less
+    than ``worth`` of all tokens.
+    """
+    ordered = sorted(stems)
+    found = {one[: shared_length(one, other)] for one, other in pairwise(ordered)}
+    best: tuple[int, ...] = ()
+    saved = worth * sum(map(len, ordered))
+    for prefix in found:
+        first = bisect_left(ordered, prefix)
+        count = bisect_left(ordered, (*prefix, _BEYOND)) - first
+        if len(prefix) * (count - 1) > saved:
+            best, saved = prefix, len(prefix) * (count - 1)
+    return best
+
+
 @dataclass(frozen=True)
 class Held:
-    """Forwarded stems: caches in prompt mode, and real tokens of each [s]."""
+    """Forwarded stems: caches in prompt mode, or settled ones, and real tokens of each [s]."""
 
     caches: list[GrowingCache]
     lengths: mx.array
@@ -146,16 +168,26 @@ def hold(model: Any, tokens: mx.array, lengths: mx.array, reserve: int = 0) -> H
 
 
 def hold_in_chunks(
-    model: Any, stems: Sequence[tuple[int, ...]], max_tokens: int, reserve: int = 0
+    model: Any, stems: Sequence[tuple[int, ...]], max_tokens: int, trunk: Held | None = None
 ) -> Held:
-    """Forward stems for inference, at most ``max_tokens`` padded tokens at once."""
+    """Forward stems for inference, at most ``max_tokens`` padded tokens at once.
+
+    ``trunk`` holds one row that all of them go on from.
+    """
     padded, _ = pad_right(stems)
     chunk = max(1, max_tokens // len(stems))
-    caches = new_caches(model, reserve)
+    lengths = _lengths(stems)
+    if trunk is None:
+        caches = new_caches(model)
+    else:
+        caches = fork(trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths)
     for start in range(0, padded.shape[1], chunk):
         model(mx.array(padded[:, start : start + chunk]), cache=caches)
         mx.eval([cache.state for cache in caches])
-    return Held(caches, _lengths(stems))
+    if trunk is None:
+        return Held(caches, lengths)
+    settle(caches, lengths)
+    return Held(caches, lengths + trunk.lengths)
 
 
 def grow(model: Any, forest: Forest, held: Held | None = None) -> list[GrowingCache]:

@@ -17,15 +17,25 @@ import numpy as np
 
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import chat
-from mipo_mlx.lm.forest import distinct_prefix_tokens, hold_in_chunks, stems_of
+from mipo_mlx.lm.forest import (
+    Held,
+    distinct_prefix_tokens,
+    head_of,
+    hold_in_chunks,
+    stems_of,
+)
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.prefix import GrowingCache, fork, join, settle
 from mipo_mlx.types import Response
 
 PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
 RESERVE = 256  # most cache columns allocated at a time
-MOST_ROWS = 64  # answers side by side when memory sets no lower bound
 REFILL_AT = 0.75  # share of rows left over at which waiting answers join
+
+
+def most_rows() -> int:
+    """Answers side by side when memory sets no lower bound; on a CPU more of them save little."""
+    return 32 if mx.default_device() == mx.Device(mx.cpu) else 64
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class _Sampler:
         self.ends = chat.eos_ids(lm.tokenizer)
         stems, owner = stems_of(prompts, [job.group for job in jobs])
         self.stems = stems
+        self.head = head_of(stems)
+        self.trunk: Held | None = None  # the head, forwarded
         order = sorted(
             range(len(jobs)),
             key=lambda i: (len(stems[owner[i]]), owner[i], len(jobs[i].prompt_ids), jobs[i].key),
@@ -153,9 +165,9 @@ class _Sampler:
         self.rows = sampling.batch_size or self._rows_that_fit()
 
     def _rows_that_fit(self) -> int:
-        """Rows side by side within the memory limit; at least 1, at most ``MOST_ROWS``."""
+        """Rows side by side within the memory limit; at least 1, at most ``most_rows()``."""
         if not self.queue or not self.sampling.memory_limit:
-            return MOST_ROWS
+            return most_rows()
         job, stem = max(self.queue, key=lambda item: len(item[0].prompt_ids))
         self._serve([stem])
         columns = len(job.prompt_ids) + self.sampling.max_tokens
@@ -163,7 +175,7 @@ class _Sampler:
         per_column = held / max(1, self.plate[0].held)
         copies = 3  # the rows, their next version while it is written, and activations
         fit = int(self.sampling.memory_limit / (copies * columns * max(1.0, per_column)))
-        return max(1, min(MOST_ROWS, fit))
+        return max(1, min(most_rows(), fit))
 
     def _serve(self, wanted: Sequence[int]) -> list[int]:
         """Rows of the plate that hold these stems, forwarded now if they are not there yet."""
@@ -171,15 +183,34 @@ class _Sampler:
         if missing:
             waiting = {stem for _, stem in self.queue} | set(wanted)
             kept = [row for row, stem in enumerate(self.on_plate) if stem in waiting]
-            held = hold_in_chunks(
-                self.lm.model, [self.stems[stem] for stem in missing], PREFILL_TOKENS
-            )
-            self.tally.forwarded += sum(len(self.stems[stem]) for stem in missing)
-            fresh = fork(held.caches, None, held.lengths)
+            fresh = self._forward([self.stems[stem] for stem in missing])
             old = fork(self.plate, mx.array(kept)) if kept else []
             self.plate = join(old, fresh) if old else fresh
             self.on_plate = [self.on_plate[row] for row in kept] + missing
         return [self.on_plate.index(stem) for stem in wanted]
+
+    def _forward(self, stems: Sequence[tuple[int, ...]]) -> list[GrowingCache]:
+        """Forked caches of stems, a row each, in their order; a head of many is forwarded once."""
+        size = len(self.head)
+        headed = [index for index, stem in enumerate(stems) if stem[:size] == self.head and size]
+        bare = [index for index in range(len(stems)) if index not in set(headed)]
+        parts = []
+        if headed:
+            if self.trunk is None:
+                self.trunk = hold_in_chunks(self.lm.model, [self.head], PREFILL_TOKENS)
+                self.tally.forwarded += size
+            rests = [stems[index][size:] for index in headed]
+            parts.append(hold_in_chunks(self.lm.model, rests, PREFILL_TOKENS, self.trunk))
+            self.tally.forwarded += sum(map(len, rests))
+        if bare:
+            whole = [stems[index] for index in bare]
+            parts.append(hold_in_chunks(self.lm.model, whole, PREFILL_TOKENS))
+            self.tally.forwarded += sum(map(len, whole))
+        made = [fork(held.caches, None, held.lengths) for held in parts]
+        if len(made) == 1:
+            return made[0]
+        order = sorted(range(len(stems)), key=[*headed, *bare].__getitem__)
+        return fork(join(*made), mx.array(order))
 
     def _admit(self, count: int) -> _Live:
         """Prefill the next waiting jobs and draw the first token of each."""
@@ -236,6 +267,7 @@ class _Sampler:
             if not kept:
                 if not self.queue:
                     return
+                del live  # its memory is the next one's
                 live = self._admit(self.rows)
                 continue
             if len(kept) < len(live.jobs):

@@ -267,7 +267,7 @@ def test_contexts_counts_tokens_shows_no_text_and_writes_nothing(
     assert summary["tokens"] == sum(row["tokens"] for row in summary["contexts"])
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0
-    assert "7 contexts, 7 different" in shown.stdout
+    assert "7 contexts of 7 users, 7 different" in shown.stdout
     assert "secret" not in shown.stdout
     assert sorted(tmp_path.iterdir()) == before
     (tmp_path / "long.txt").write_text("word " * 3000, encoding="utf-8")

@@ -87,6 +87,33 @@ def test_missing_negatives_have_no_context_and_allow_one_user() -> None:
     assert [(i.context_id, i.negative_context_id) for i in made] == [("u0", "")] * 5
 
 
+@pytest.mark.parametrize("negatives", ["random", "mixed"])
+def test_contexts_of_one_user_are_never_each_others_negatives(negatives: str) -> None:
+    parts = [Context(f"u{n}#{m}", f"{n} {m}", user=f"u{n}") for n in range(4) for m in range(3)]
+    owner = {part.id: part.owner for part in parts}
+    for seed in range(5):
+        made = make(parts, negatives=negatives, each=0, seed=seed, num_negatives=3)
+        assert len(made) == len(parts) * len(PROMPTS) * 3
+        rows: dict[tuple[str, str], list[str]] = {}
+        for item in made:
+            rows.setdefault((item.context_id, item.prompt_id), []).append(item.negative_context_id)
+        for (context_id, _), others in rows.items():
+            users = [owner.get(other, "") for other in others]
+            assert owner[context_id] not in users
+            assert len(set(users)) == 3
+    with pytest.raises(DataError, match=r"need 5 users .* not 4"):
+        make(parts, num_negatives=4)
+
+
+def test_foils_are_wrong_contexts_only() -> None:
+    foils = [Context(f"foil-{n}", f"Invented {n}.") for n in range(4)]
+    made = make(USERS[:1], each=0, num_negatives=4, foils=foils)
+    assert {item.context_id for item in made} == {"u0"}
+    for prompt in PROMPTS:
+        others = [item.negative_context_id for item in made if item.prompt_id == prompt.id]
+        assert sorted(others) == ["foil-0", "foil-1", "foil-2", "foil-3"]
+
+
 @pytest.mark.parametrize("k", [2, 3, 6])
 @pytest.mark.parametrize("each", [0, 3])
 def test_several_negatives_are_different_users_and_serve_in_balance(k: int, each: int) -> None:

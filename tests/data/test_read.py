@@ -33,6 +33,8 @@ CONTEXT_FAULTS = [
     ({"id": ["b"], "text": "x"}, ":2: 'id' must be", "rename"),
     ({"id": "ok", "text": "x"}, ":2: id 'ok' stands on line 1 too", "rename"),
     ({"id": "b", "text": "x", "facts": {"age": 3}}, ":2: 'facts' must be", "facts"),
+    ({"id": "b", "text": "x", "user": 3}, ":2: 'user' must be a string, not a number", "whose"),
+    ({"id": "b", "text": "x", "language": 3}, ":2: 'language' must be a string", "en"),
 ]
 
 

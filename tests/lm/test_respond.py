@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,9 +12,9 @@ import pytest
 
 from mipo_mlx.lm import chat
 from mipo_mlx.lm import respond as module
-from mipo_mlx.lm.forest import stems_of
+from mipo_mlx.lm.forest import head_of, stems_of
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, respond
+from mipo_mlx.lm.respond import Job, Sampling, Tally, choose, job_key, nucleus, respond
 from mipo_mlx.types import Response
 
 from . import archs
@@ -49,6 +51,34 @@ def stopping(lm: LanguageModel, bonus: float = 4.0) -> LanguageModel:
 
     lm.model.__class__ = Stopping
     return lm
+
+
+def test_a_head_of_all_users_is_forwarded_once(lm: LanguageModel) -> None:
+    rng = random.Random(5)
+    first = tuple(rng.randrange(10, 90) for _ in range(30))
+    wanted = []
+    for user in range(9):  # the last has nothing in common with the others
+        mine = tuple(rng.randrange(10, 90) for _ in range(3 + user))
+        for prompt in range(3):
+            ids = (first if user < 8 else ()) + mine + (5, 20 + prompt, 7)
+            wanted.append(Job(f"{user}/{prompt}", ids, str(user)))
+    whole = answers(lm, [replace(job, group="") for job in wanted], Sampling(max_tokens=8, seed=2))
+    for size in (1, 4, 0):
+        tally = Tally()
+        found = dict(respond(lm, wanted, Sampling(max_tokens=8, seed=2, batch_size=size), tally))
+        assert found == whole
+        assert tally.ideal <= tally.forwarded <= 1.05 * tally.ideal
+        assert tally.forwarded < 30 + sum(3 + user + 1 + 3 * 2 for user in range(9)) + 1
+
+
+def test_the_head_is_what_saves_most() -> None:
+    short, long = (1, 2), (1, 2, 3, 4, 5, 6)
+    stems = [(*short, 9), (*short, 8), (*long, 1), (*long, 2), (*long, 3)]
+    assert head_of(stems) == long  # saves 12, the short one 8
+    assert head_of([*stems, *((*short, n) for n in range(20, 30))]) == short
+    assert head_of([(1,) * 500 + (n,) for n in (1, 2)]) == (1,) * 500
+    assert head_of([(7, *(n,) * 99) for n in (1, 2)]) == ()  # a token of 200 is worth nothing
+    assert head_of([]) == head_of([(1, 2, 3)]) == head_of([(), ()]) == ()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text", "ministral3"])
@@ -127,11 +157,11 @@ def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
         )
         return sampler.rows
 
-    assert rows(0) == module.MOST_ROWS
+    assert rows(0) == module.most_rows()
     assert rows(1) == 1
     sizes = [rows(limit) for limit in (10**5, 10**6, 10**7)]
     assert sizes == sorted(sizes)
-    assert 1 < sizes[1] < module.MOST_ROWS
+    assert 1 < sizes[1] < module.most_rows()
     columns = max(len(job.prompt_ids) for job in jobs()) + 20
     config = archs.arguments("llama")
     head = config["hidden_size"] // config["num_attention_heads"]

@@ -8,6 +8,10 @@ import typer
 
 from mipo_cli.options import Json
 from mipo_cli.render import show_contexts, show_json
+from mipo_mlx.config import DataConfig, options
+
+_NOTES = options()["note_tokens"][1]
+_NOTE_TOKENS: int = DataConfig.note_tokens
 
 
 def command(
@@ -20,12 +24,15 @@ def command(
     offline: Annotated[
         bool, typer.Option("--offline", help="Refuse the network, downloads included.")
     ] = False,
+    note_tokens: Annotated[
+        int, typer.Option("--note-tokens", min=0, help=_NOTES.metadata["help"])
+    ] = _NOTE_TOKENS,
     as_json: Json = False,
 ) -> None:
     """Show which contexts files hold, in tokens; writes nothing and shows no text."""
     from mipo_mlx import preview
 
-    summary = preview.contexts(files, model=model, offline=offline)
+    summary = preview.contexts(files, model=model, offline=offline, note_tokens=note_tokens)
     if as_json:
         show_json(summary)
     else:
