@@ -183,8 +183,7 @@ def contrast(
         num_negatives: rejected answers, all different, for each chosen one.
         missing_share: of the chosen answers whose first negative is missing, when ``mixed``.
         samples_per_prompt: as many pairs of each, from different answers.
-        nearest: by id of a user, ids of others, the nearest first; of use when ``hard``, for which
-            random users stand in without it.
+        nearest: by id of a user, others, the nearest first; without it ``hard`` takes random ones.
         foils: further users who are asked nothing, but whose contexts may be wrong ones.
 
     Raises:
@@ -196,17 +195,16 @@ def contrast(
         made = _prompt_pairs(prompts, num_negatives, seed)
     else:
         asked = _draws(contexts, prompts, prompts_per_context, seed)
-        made = []
+        made, seen, lacked = [], 0, 0
         for prompt in prompts:
             rng = random.Random(f"{seed}:{prompt.id}")
             users = asked[prompt.id]
             rows = _negatives(users, everybody, prompt, prompts, negatives, num_negatives, rng)
             if negatives == "hard" and nearest is not None:
                 rows = [[(id, "") for id in nearest[user.id][:num_negatives]] for user in users]
-            lacking = rng.sample(range(len(users)), round(missing_share * len(users)))
             if negatives == "mixed":
-                for index in lacking:
-                    rows[index][0] = ("", "")
+                seen += len(users)
+                lacked += _take_away(rows, round(missing_share * seen) - lacked, rng)
             for user, row in zip(users, rows, strict=True):
                 for k, (context_id, prompt_id) in enumerate(row):
                     name = _name(f"{user.id}/{prompt.id}", k, num_negatives)
@@ -225,6 +223,13 @@ def _prompt_pairs(prompts: Sequence[Prompt], count: int, seed: int) -> list[Cont
         for prompt, row in zip(prompts, others, strict=True)
         for k, other in enumerate(row)
     ]
+
+
+def _take_away(rows: list[list[tuple[str, str]]], count: int, rng: random.Random) -> int:
+    """Leave the first negative of so many rows without context, in place; returns ``count``."""
+    for index in rng.sample(range(len(rows)), count):
+        rows[index][0] = ("", "")
+    return count
 
 
 def _name(name: str, k: int, count: int) -> str:

@@ -105,6 +105,14 @@ def test_contexts_of_one_user_are_never_each_others_negatives(negatives: str) ->
         make(parts, num_negatives=4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_mixed_negatives_of_one_user_keep_their_share_too(share: float) -> None:
+    foils = [Context("foil-0", "Invented.")]
+    prompts = [Prompt(f"p{n}", f"Question {n}?") for n in range(10)]
+    made = make(USERS[:1], prompts, "context", "mixed", 0, missing_share=share, foils=foils)
+    assert sum(not item.negative_context_id for item in made) == round(10 * share)
+
+
 def test_foils_are_wrong_contexts_only() -> None:
     foils = [Context(f"foil-{n}", f"Invented {n}.") for n in range(4)]
     made = make(USERS[:1], each=0, num_negatives=4, foils=foils)
