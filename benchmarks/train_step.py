@@ -23,10 +23,12 @@ import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 import mlx.core as mx
 import mlx.nn as nn
 
+from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.lm.forest import sequence_logprobs
-from mipo_mlx.train import Batch, TrainingRow, batch_loss, collate
+from mipo_mlx.objectives import Batch, TrainingRow, collate
+from mipo_mlx.train import batch_loss
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 384,
@@ -98,7 +100,7 @@ def naive_loss(model: Any, work: Work, beta: float) -> mx.array:
 
 def shared_loss(model: Any, work: Work, beta: float) -> mx.array:
     """The product's own loss."""
-    return batch_loss(model, work[0], beta)[0]
+    return batch_loss(model, work[0], TrainConfig(beta=beta))[0] / work[0].sides.shape[0]
 
 
 def timed(model: nn.Module, loss: Callable[..., mx.array], work: Work) -> tuple[float, int]:

@@ -8,49 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from mipo_mlx import evaluate as evaluation
+from mipo_mlx import fit
 from mipo_mlx import report as reporting
 from mipo_mlx.config import RunConfig, read_toml, to_toml
-from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.data.read import read_pairs
 from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.generate import cut_contexts
 from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import Inputs, read_inputs
-from mipo_mlx.lm import adapter, chat
+from mipo_mlx.lm import adapter
 from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.lm.memory import measured
 from mipo_mlx.pairing import describe, final_contrasts, prepare
-from mipo_mlx.reference import Progress, with_reference
+from mipo_mlx.reference import Progress
 from mipo_mlx.store import Journal, RunStore, file_hash
-from mipo_mlx.train import TrainingRow
-from mipo_mlx.train import train as train_steps
-from mipo_mlx.types import PreferencePair, Response
+from mipo_mlx.types import Response
 
 Summary = dict[str, Any]
 
 
 def silent(stage: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
-
-
-@contextmanager
-def _measured(stats: Summary) -> Iterator[None]:
-    """Add seconds and MLX's peak memory (bytes) of the block to ``stats``."""
-    mx.reset_peak_memory()
-    start = time.perf_counter()
-    yield
-    stats["seconds"] = round(time.perf_counter() - start, 2)
-    stats["peak_memory_bytes"] = mx.get_peak_memory()
 
 
 def saved_config(run: Path) -> dict[str, Any] | None:
@@ -100,10 +85,10 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     }
     store = RunStore(run)
     if store.is_fresh("generate", key):
-        return {"unchanged": True, **_recorded(store, "generate")}
+        return {"unchanged": True, **store.stats("generate")}
     stats: Summary = {}
     answers = _Answers(store, key, config)
-    with _measured(stats):
+    with measured(stats):
         made = make_pairs(
             work.lm,
             work.everybody,
@@ -122,108 +107,9 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     return stats
 
 
-def _recorded(store: RunStore, step: str) -> Summary:
-    stats: Summary = store.manifest()["steps"][step]["stats"]
-    return stats
-
-
-def _made_here(lm: LanguageModel, run: Path, config: RunConfig) -> bool:
-    """Whether the pairs to train on were sampled from this very model, so that their ids hold.
-
-    Raises:
-        ConfigError: the run's pairs are another model's.
-    """
-    maker = RunStore(run).manifest()["steps"].get("generate", {}).get("inputs", {}).get("model")
-    if config.train.pairs or maker is None:
-        return False
-    if maker != lm.fingerprint:
-        raise ConfigError(
-            f"{run / 'pairs.jsonl'}: these pairs were sampled from another model than {lm.name}.",
-            f"run 'mipo generate {run} --model {lm.name}' again, or give the file to --pairs",
-        )
-    return True
-
-
-def _text_only(pair: PreferencePair) -> PreferencePair:
-    """Token ids and log-probs of unknown origin may be another model's: they are made anew."""
-    chosen, rejected = (replace(side, token_ids=()) for side in (pair.chosen, pair.rejected))
-    return replace(
-        pair, chosen=chosen, rejected=rejected, ref_chosen_logps=None, ref_rejected_logps=None
-    )
-
-
-def _training_rows(
-    lm: LanguageModel, run: Path, config: RunConfig, on_progress: Progress
-) -> tuple[list[TrainingRow], str]:
-    path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
-    if not config.train.pairs and not path.is_file():
-        raise ConfigError(
-            f"{path}: no pairs to train on.", f"run 'mipo generate {run}' first, or give --pairs"
-        )
-    pairs = read_pairs(path)
-    thinking = config.generate.enable_thinking
-    if not _made_here(lm, run, config):
-        pairs = [_text_only(pair) for pair in pairs]
-    if any(pair.ref_chosen_logps is None for pair in pairs):
-        pairs = with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
-    rows = []
-    for pair in pairs:
-        prompt = chat.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=thinking)
-        sides = (pair.chosen.token_ids, pair.rejected.token_ids)
-        longest = len(prompt) + max(map(len, sides))
-        if lm.max_tokens is not None and longest > lm.max_tokens:
-            raise ConfigError(
-                f"{path}: pair {pair.id!r} takes {longest} tokens, more than the model's window "
-                f"of {lm.max_tokens}.",
-                "shorten it or leave it out",
-            )
-        reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
-        rows.append(
-            TrainingRow(EncodedPair(pair.id, tuple(prompt), sides, pair.context_id), reference)
-        )
-    return rows, file_hash(path)
-
-
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step."""
-    lm = load_model(config.data.model, offline=config.data.offline)
-    rows, digest = _training_rows(lm, run, config, on_progress)
-    settings = asdict(config.train)
-    settings.pop("pairs")
-    key = {"model": lm.fingerprint, "pairs": digest, "seed": config.data.seed, **settings}
-    store = RunStore(run)
-    if store.is_fresh("train", key):
-        return {"unchanged": True, **_recorded(store, "train")}
-    keys = adapter.attach(
-        lm,
-        rank=config.train.lora_rank,
-        scale=config.train.lora_scale,
-        num_layers=config.train.lora_layers,
-        seed=config.data.seed,
-    )
-    log: list[Summary] = []
-    stats: Summary = {}
-    with _measured(stats):
-        for step in train_steps(lm, rows, config.train, seed=config.data.seed):
-            log.append({"step": step.step, **step.values})
-            on_progress(f"train, loss {step.values['loss']:.3f}", step.step, step.total_steps)
-    stats.update(pairs=len(rows), optimizer_steps=len(log))
-    if log:
-        stats.update(first=log[0], last=log[-1])
-    store.write_text("config.toml", to_toml(config))
-    store.write_jsonl("metrics.jsonl", log)
-    adapter.save(
-        lm,
-        store.path / "adapter",
-        rank=config.train.lora_rank,
-        scale=config.train.lora_scale,
-        num_layers=config.train.lora_layers,
-        keys=keys,
-        extra={"model": config.data.model, "fingerprint": lm.fingerprint, "mipo": key},
-    )
-    outputs = ["adapter/adapters.safetensors", "adapter/adapter_config.json", "metrics.jsonl"]
-    store.record("train", key, outputs, stats)
-    return stats
+    return fit.train(run, config, on_progress)
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
@@ -295,7 +181,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         return results
     known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
     stats: Summary = {}
-    with _measured(stats):
+    with measured(stats):
         common: Summary = {"seed": config.data.seed + 1, "on_progress": on_progress}
         args = (lm, groups, known, config.generate)
         with adapter.adapter_disabled(lm):

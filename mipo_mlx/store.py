@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mipo_mlx.errors import MipoError
 
 MANIFEST = "manifest.json"
@@ -93,6 +95,41 @@ class RunStore:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return self.write_text(name, lines)
 
+    def write_arrays(self, name: str, arrays: Mapping[str, mx.array], about: Any) -> Path:
+        """A safetensors file with JSON of its own, whole or not at all, mode 0600.
+
+        Raises:
+            MipoError: it cannot be written; what stood before still stands.
+        """
+        self.prepare()
+        target = self.path / name
+        draft = target.with_name(f".{os.getpid()}.{target.name}")
+        size = sum(array.nbytes for array in arrays.values())
+        try:
+            os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+            mx.save_safetensors(str(draft), dict(arrays), metadata={"about": json.dumps(about)})
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            if draft.stat().st_size < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.replace(draft, target)
+        except (OSError, RuntimeError) as error:
+            draft.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MipoError(
+                f"{target}: cannot be written ({reason}).",
+                "make room, then run the command again; it goes on where it was",
+            ) from error
+        return target
+
+    def read_arrays(self, name: str) -> tuple[dict[str, mx.array], Any] | None:
+        """What ``write_arrays`` wrote, or None where there is nothing whole."""
+        try:
+            found: Any = mx.load(str(self.path / name), return_metadata=True)
+            return dict(found[0]), json.loads(found[1]["about"])
+        except (OSError, RuntimeError, ValueError, KeyError):
+            return None
+
     def manifest(self) -> dict[str, Any]:
         """The record of all steps; steps that cannot be read count as not done."""
         try:
@@ -108,6 +145,10 @@ class RunStore:
                 if isinstance(step, dict) and whole <= set(step)
             }
         }
+
+    def stats(self, step: str) -> dict[str, Any]:
+        """What was recorded of a step that was done."""
+        return dict(self.manifest()["steps"][step]["stats"])
 
     def is_fresh(self, step: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a step was done with these inputs and its outputs stand unchanged."""

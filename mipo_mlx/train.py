@@ -1,28 +1,34 @@
-"""Step 2: pairs with reference log-probs -> LoRA adapter, by DPO.
+"""Step 2: pairs with reference log-probs -> LoRA adapter.
 
-A prompt is forwarded once for both its answers, and a context once for the prompts of a batch that
+A prompt is forwarded once for all its answers, and a context once for the prompts of a batch that
 share it. The reference is read from the pairs, so no second model and no second forward is needed.
-Not covered here: gradient checkpointing, resuming in the middle of an epoch.
+A step is cut into micro-batches, whose gradients add up to that of the whole; the state after any
+step can be saved, and a run that goes on from it ends with the same bits as one never stopped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.core.dpo import dpo_sigmoid_loss
-from mipo_mlx.data.batch import EncodedPair, batches
+from mipo_mlx.data.batch import batches
 from mipo_mlx.errors import MipoError
-from mipo_mlx.lm.forest import Forest, Row, plant, sequence_logprobs
+from mipo_mlx.lm.forest import common_length, sequence_logprobs
 from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.objectives import Batch, TrainingRow, arrange, collate, losses
+
+AT_ONCE = 8192  # tokens forwarded at once on a GPU, when nothing else is told
+WORTH_SHARING = 0.1  # a context this much of its pairs' own tokens keeps them together
+STEADY = 10  # steps over which stops look
 
 
 @dataclass(frozen=True)
@@ -34,75 +40,81 @@ class StepMetrics:
     values: dict[str, float]
 
 
-class Batch(NamedTuple):
-    """Arrays of one step of ``p`` pairs.
+@dataclass
+class Counters:
+    """Where a run stands, in numbers that JSON holds exactly."""
 
-    forest · sides [p, 2] int32, the responses that are chosen and rejected ·
-    reference [p, 2] fp32, nats.
+    step: int = 0
+    num_tokens: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+    stopped: str = ""
+    recent: list[tuple[float, float, float]] = field(default_factory=list)
+
+
+def batch_loss(
+    model: nn.Module, batch: Batch, config: TrainConfig
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Summed loss of a batch's rows, and arrays [p] of each row's figures under TRL's names."""
+    logps = sequence_logprobs(
+        model,
+        batch.forest,
+        budget=int(config.logits_memory * 2**30),
+        recompute=config.gradient_checkpointing,
+    )
+    each, figures = losses(batch, logps, config)
+    return each.sum(), {"loss": each, **figures}
+
+
+def micro_batches(rows: Sequence[TrainingRow], most: int, at_once: int) -> list[list[int]]:
+    """Indices of the rows that are forwarded together, every row once.
+
+    Rows of one context stay together where forwarding it again would cost more than
+    ``WORTH_SHARING`` of their own tokens; such parts are then packed up to a number of tokens.
+
+    Args:
+        rows: of one optimizer step.
+        most: rows at once; 0 is no bound.
+        at_once: tokens at once; a part beyond it stands alone.
     """
-
-    forest: Forest
-    sides: mx.array
-    reference: mx.array
-
-
-@dataclass(frozen=True)
-class TrainingRow:
-    """One pair as token ids with its reference log-probs (chosen, rejected), nats."""
-
-    encoded: EncodedPair
-    reference: tuple[float, float]
-
-
-def collate(rows: Sequence[TrainingRow]) -> Batch:
-    """Pad rows into one ``Batch``; prompts and answers that several pairs share stand once."""
-    prompts: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], None]] = {}
-    for row in rows:
-        mine = prompts.setdefault((row.encoded.group, row.encoded.prompt_ids), {})
-        mine.update(dict.fromkeys(row.encoded.responses))
-    places = {
-        (key, ids): place
-        for place, (key, ids) in enumerate((k, ids) for k, mine in prompts.items() for ids in mine)
-    }
-    sides = [
-        [places[(row.encoded.group, row.encoded.prompt_ids), ids] for ids in row.encoded.responses]
-        for row in rows
-    ]
-    return Batch(
-        plant([Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]),
-        mx.array(sides, dtype=mx.int32),
-        mx.array(np.array([row.reference for row in rows], dtype=np.float32)),
-    )
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(row.encoded.group or f"\0{index}", []).append(index)
+    parts: list[list[int]] = []
+    for members in groups.values():
+        prompts = [rows[index].encoded.prompt_ids for index in members]
+        shared = common_length(prompts)
+        own = sum(_tokens(rows[index]) - shared for index in members)
+        whole = shared > WORTH_SHARING * own
+        parts += [members] if whole else [[index] for index in members]
+    made: list[list[int]] = []
+    room = 0
+    for part in parts:
+        size = sum(_tokens(rows[index]) for index in part)
+        if made and size <= room:
+            made[-1] += part
+            room -= size
+        else:
+            made.append(list(part))
+            room = at_once - size
+    most = most or len(rows)
+    return [part[i : i + most] for part in made for i in range(0, len(part), most)]
 
 
-def batch_loss(model: nn.Module, batch: Batch, beta: float) -> tuple[mx.array, dict[str, mx.array]]:
-    """Mean DPO loss of a batch and per-pair arrays [p] under TRL's names."""
-    logps = sequence_logprobs(model, batch.forest)[batch.sides]
-    losses, chosen, rejected = dpo_sigmoid_loss(
-        policy_chosen_logps=logps[:, 0],
-        policy_rejected_logps=logps[:, 1],
-        reference_chosen_logps=batch.reference[:, 0],
-        reference_rejected_logps=batch.reference[:, 1],
-        beta=beta,
-    )
-    per_pair = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).astype(mx.float32),
-        "logps/chosen": logps[:, 0],
-        "logps/rejected": logps[:, 1],
-    }
-    return losses.mean(), per_pair
+def _tokens(row: TrainingRow) -> int:
+    return len(row.encoded.prompt_ids) + sum(map(len, row.encoded.responses))
 
 
 def learning_rate(config: TrainConfig, total_steps: int) -> Any:
-    """Linear warm-up over ``warmup`` of the steps, then constant or cosine to 10%."""
+    """Linear warm-up over ``warmup`` of the steps, then constant, cosine to 10%, or linear to 0."""
     warm = math.ceil(config.warmup * total_steps) if config.warmup else 0
-    peak = config.learning_rate
+    peak, left = config.learning_rate, max(1, total_steps - warm)
     after: Any = peak
     if config.schedule == "cosine":
-        after = optim.cosine_decay(peak, max(1, total_steps - warm), end=0.1 * peak)
+        after = optim.cosine_decay(peak, left, end=0.1 * peak)
+    elif config.schedule == "linear":
+        after = optim.linear_schedule(peak, 0.0, left)
     if not warm:
         return after
     rise = optim.linear_schedule(peak / (warm + 1), peak, warm)
@@ -119,49 +131,170 @@ def _finite(values: dict[str, float], rows: Sequence[TrainingRow]) -> None:
         )
 
 
+class Trainer:
+    """Trains the attached LoRA in place, step by step, from any saved state.
+
+    Args:
+        lm: with an adapter attached.
+        rows: of one rejected answer each; ``arrange`` joins them as the loss needs.
+        config: of training.
+        seed: of the order of rows.
+        validation: rows that are never trained on.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[TrainingRow],
+        config: TrainConfig,
+        *,
+        seed: int,
+        validation: Sequence[TrainingRow] = (),
+    ) -> None:
+        self.model, self.config, self.seed = lm.model, config, seed
+        self.rows = arrange(rows, config.loss)
+        self.validation = arrange(validation, config.loss) if validation else []
+        self.per_step = config.batch_size * config.gradient_accumulation_steps
+        self.per_epoch = math.ceil(len(self.rows) / self.per_step)
+        total = self.per_epoch * config.epochs
+        self.total = min(total, config.max_steps) if config.max_steps else total
+        self.optimizer = optim.AdamW(
+            learning_rate=learning_rate(config, self.total),
+            betas=[0.9, 0.95],
+            weight_decay=config.weight_decay,
+            bias_correction=True,
+        )
+        self.optimizer.init(self.model.trainable_parameters())
+        self.counters = Counters()
+        self.best: Any = None
+        self.grad = nn.value_and_grad(self.model, batch_loss)
+        self.at_once = 1 if mx.default_device() == mx.Device(mx.cpu) else AT_ONCE
+
+    def snapshot(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
+        """Arrays and numbers from which ``restore`` goes on."""
+        trees = {
+            "adapter": self.model.trainable_parameters(),
+            "optimizer": self.optimizer.state,
+            **({"best": self.best} if self.best is not None else {}),
+        }
+        return dict(tree_flatten(trees)), asdict(self.counters)
+
+    def restore(self, arrays: Mapping[str, mx.array], numbers: Mapping[str, Any]) -> None:
+        """Be where ``snapshot`` was taken.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another model or training.
+        """
+        trees = tree_unflatten(list(arrays.items()))
+        here = dict(tree_flatten(self.model.trainable_parameters()))
+        given = dict(tree_flatten(trees["adapter"]))
+        if {name: array.shape for name, array in given.items()} != {
+            name: array.shape for name, array in here.items()
+        }:
+            raise ValueError("another adapter")
+        self.model.update(trees["adapter"])
+        self.optimizer.state = trees["optimizer"]
+        self.best = trees.get("best")
+        self.counters = Counters(**numbers)
+        self.counters.recent = [(a, b, c) for a, b, c in self.counters.recent]
+
+    def _parts(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
+        most = self.config.micro_batch_size or self.config.batch_size
+        at_once = AT_ONCE * most if self.config.micro_batch_size else self.at_once
+        for part in micro_batches(rows, most, at_once):
+            yield collate([rows[index] for index in part], self.config.loss)
+
+    def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
+        """One optimizer step over rows; figures are means over them, before the update."""
+        total: Any = None
+        figures: dict[str, list[np.ndarray]] = {}
+        for batch in self._parts(rows):
+            (_, each), grads = self.grad(self.model, batch, self.config)
+            total = grads if total is None else tree_map(mx.add, total, grads)
+            mx.eval(each, total)
+            for name, array in each.items():
+                figures.setdefault(name, []).append(np.array(array))
+        total = tree_map(lambda grad: grad / len(rows), total)
+        grads, norm = optim.clip_grad_norm(total, self.config.max_grad_norm or math.inf)
+        values = {name: float(np.concatenate(parts).mean()) for name, parts in figures.items()}
+        values["grad_norm"] = norm.item()
+        _finite(values, rows)
+        self.optimizer.update(self.model, grads)
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return values
+
+    def validate(self) -> dict[str, float]:
+        """Means over the validation rows, under names that start with ``eval_``."""
+        figures: dict[str, list[np.ndarray]] = {}
+        self.model.eval()
+        for start in range(0, len(self.validation), self.per_step):
+            for batch in self._parts(self.validation[start : start + self.per_step]):
+                _, each = batch_loss(self.model, batch, self.config)
+                mx.eval(each)
+                for name, array in each.items():
+                    figures.setdefault(name, []).append(np.array(array))
+        self.model.train()
+        return {
+            f"eval_{name}": float(np.concatenate(parts).mean()) for name, parts in figures.items()
+        }
+
+    def _judge(self, values: dict[str, float]) -> None:
+        """Note the best state so far, and whether it is time to stop."""
+        now, config = self.counters, self.config
+        now.recent = [
+            *now.recent[1 - STEADY :],
+            (values["loss"], values["rewards/accuracies"], values["kl"]),
+        ]
+        loss, accuracy, kl = (float(mean) for mean in np.mean(now.recent, axis=0))
+        steady = len(now.recent) == STEADY
+        if steady and config.stop_saturated and accuracy > 0.99 and loss < 0.05:
+            now.stopped = "saturation"
+        if steady and config.kl_budget and kl > config.kl_budget:
+            now.stopped = "KL budget"
+        every = config.eval_every or max(1, self.per_epoch // 4)
+        if self.validation and (now.step % every == 0 or now.step == self.total or now.stopped):
+            values.update(self.validate())
+            if values["eval_loss"] < now.best_loss:
+                now.best_loss, now.best_step, now.worse = values["eval_loss"], now.step, 0
+                self.best = tree_map(lambda array: array, self.model.trainable_parameters())
+            else:
+                now.worse += 1
+                if config.patience and now.worse >= config.patience:
+                    now.stopped = "validation"
+
+    def run(self) -> Iterator[StepMetrics]:
+        """The steps that are left; one ``StepMetrics`` each, its figures from before its update.
+
+        At the end the weights are those of the best validation, where there was one.
+
+        Raises:
+            MipoError: the loss or its gradient stops being finite; the weights keep the last good
+                step.
+        """
+        now = self.counters
+        self.model.train()
+        encoded = [row.encoded for row in self.rows]
+        while now.step < self.total and not now.stopped:
+            epoch, skip = divmod(now.step, self.per_epoch)
+            plan = batches(encoded, self.per_step, seed=self.seed, epoch=epoch)
+            for indices in plan[skip : skip + self.total - now.step]:
+                rows = [self.rows[index] for index in indices]
+                values = self._step(rows)
+                rate = float(self.optimizer.learning_rate.item())
+                now.step += 1
+                now.num_tokens += sum(_tokens(row) for row in rows)
+                values.update(num_tokens=now.num_tokens, learning_rate=rate)
+                self._judge(values)
+                yield StepMetrics(now.step, self.total, values)
+                if now.stopped:
+                    break
+        if self.best is not None:
+            self.model.update(self.best)
+        self.model.eval()
+
+
 def train(
     lm: LanguageModel, rows: Sequence[TrainingRow], config: TrainConfig, *, seed: int
 ) -> Iterator[StepMetrics]:
-    """Train the attached LoRA in place; one ``StepMetrics`` an optimizer step, before its update.
-
-    Raises:
-        MipoError: the loss or its gradient stops being finite; the weights keep the last good step.
-    """
-    per_epoch = math.ceil(len(rows) / config.batch_size)
-    total = per_epoch * config.epochs
-    total = min(total, config.max_steps) if config.max_steps else total
-    optimizer = optim.AdamW(
-        learning_rate=learning_rate(config, total),
-        betas=[0.9, 0.95],
-        weight_decay=config.weight_decay,
-        bias_correction=True,
-    )
-    model = lm.model
-    grad = nn.value_and_grad(model, batch_loss)
-    model.train()
-    tokens = 0
-    step = 0
-    for epoch in range(config.epochs):
-        for indices in batches(
-            [row.encoded for row in rows], config.batch_size, seed=seed, epoch=epoch
-        ):
-            if step == total:
-                break
-            chosen_rows = [rows[index] for index in indices]
-            (loss, per_pair), grads = grad(model, collate(chosen_rows), config.beta)
-            limit = config.max_grad_norm or math.inf
-            grads, norm = optim.clip_grad_norm(grads, limit)
-            mx.eval(loss, per_pair, norm)
-            values = {"loss": loss.item(), "grad_norm": norm.item()}
-            _finite(values, chosen_rows)
-            optimizer.update(model, grads)
-            mx.eval(model.trainable_parameters(), optimizer.state)
-            tokens += sum(
-                len(row.encoded.prompt_ids) + sum(map(len, row.encoded.responses))
-                for row in chosen_rows
-            )
-            values.update({name: array.mean().item() for name, array in per_pair.items()})
-            values.update(num_tokens=tokens, learning_rate=float(optimizer.learning_rate.item()))
-            step += 1
-            yield StepMetrics(step, total, values)
-    model.eval()
+    """``Trainer.run`` from the start, without validation."""
+    yield from Trainer(lm, rows, config, seed=seed).run()

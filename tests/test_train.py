@@ -19,7 +19,10 @@ from mipo_mlx.lm import adapter
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel, load_model
 from mipo_mlx.lm.score import score
-from mipo_mlx.train import TrainingRow, batch_loss, collate, train
+from mipo_mlx.objectives import TrainingRow, collate
+from mipo_mlx.train import batch_loss, train
+
+CONFIG = TrainConfig()
 
 
 def rows_for(lm: LanguageModel, count: int = 6) -> list[TrainingRow]:
@@ -83,13 +86,13 @@ def test_shared_prompts_and_answers_stand_once_and_change_no_loss_or_gradient(
     assert batch.forest.last.shape == (2,)
     assert batch.forest.responses.shape[0] == 6
     grad = nn.value_and_grad(lm.model, lambda *args: batch_loss(*args)[0])
-    loss, gradient = grad(lm.model, batch, 0.1)
-    alone = [grad(lm.model, collate([row]), 0.1) for row in rows]
-    assert loss.item() == pytest.approx(np.mean([one.item() for one, _ in alone]), abs=1e-5)
+    loss, gradient = grad(lm.model, batch, CONFIG)
+    alone = [grad(lm.model, collate([row]), CONFIG) for row in rows]
+    assert loss.item() == pytest.approx(sum(one.item() for one, _ in alone), abs=1e-5)
     for name, ours in tree_flatten(gradient):
         parts = np.stack([np.array(dict(tree_flatten(g))[name]) for _, g in alone])
         scale = np.linalg.norm(parts, axis=0).max()  # parts may cancel in the mean
-        np.testing.assert_allclose(np.array(ours), parts.mean(axis=0), rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(np.array(ours), parts.sum(axis=0), rtol=0, atol=1e-5 * scale)
 
 
 def test_flipped_pairs_negate_the_margin(lm: LanguageModel) -> None:
@@ -103,8 +106,8 @@ def test_flipped_pairs_negate_the_margin(lm: LanguageModel) -> None:
     ]
     attach(lm)
     list(train(lm, rows, TrainConfig(batch_size=6, learning_rate=1e-3, epochs=3), seed=0))
-    _, ahead = batch_loss(lm.model, collate(rows), 0.1)
-    _, back = batch_loss(lm.model, collate(flipped), 0.1)
+    _, ahead = batch_loss(lm.model, collate(rows), CONFIG)
+    _, back = batch_loss(lm.model, collate(flipped), CONFIG)
     np.testing.assert_allclose(
         np.array(ahead["rewards/margins"]), -np.array(back["rewards/margins"]), atol=1e-5
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Pairs = Float[mx.array, " p"]
 
@@ -25,8 +25,13 @@ def dpo_sigmoid_loss(
     reference_chosen_logps: Pairs,
     reference_rejected_logps: Pairs,
     beta: float,
+    label_smoothing: float = 0.0,
 ) -> tuple[Pairs, Pairs, Pairs]:
     """``-log sigmoid(r+ - r-)`` (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
+
+    With ``label_smoothing`` e, the chance that the sides of a pair are the wrong way round, it is
+    ``-(1 - e) log sigmoid(r+ - r-) - e log sigmoid(r- - r+)`` (Mitchell 2023, "A note on DPO with
+    noisy preferences").
 
     Returns:
         Loss, reward of chosen, reward of rejected, a value a pair each.
@@ -37,7 +42,21 @@ def dpo_sigmoid_loss(
     rejected = implicit_rewards(
         policy_logps=policy_rejected_logps, reference_logps=reference_rejected_logps, beta=beta
     )
-    return softplus(rejected - chosen), chosen, rejected
+    right, wrong = softplus(rejected - chosen), softplus(chosen - rejected)
+    return (1 - label_smoothing) * right + label_smoothing * wrong, chosen, rejected
+
+
+def ipo_loss(*, chosen_rewards: Pairs, rejected_rewards: Pairs, beta: float) -> Pairs:
+    """``(h - 1 / (2 beta))^2`` of the log-ratio difference ``h = (r+ - r-) / beta``.
+
+    Azar et al. 2023 (arXiv 2310.12036, eq. 17), with beta for its tau.
+    """
+    return mx.square((chosen_rewards - rejected_rewards) / beta - 1 / (2 * beta))
+
+
+def hinge_loss(*, chosen_rewards: Pairs, rejected_rewards: Pairs) -> Pairs:
+    """``max(0, 1 - (r+ - r-))`` (Zhao et al. 2023, arXiv 2305.10425, as a loss on rewards)."""
+    return mx.maximum(1 - (chosen_rewards - rejected_rewards), 0.0)
 
 
 def mipo_softmax_loss(
@@ -47,10 +66,12 @@ def mipo_softmax_loss(
     reference_chosen_logps: Pairs,
     reference_rejected_logps: Float[mx.array, "p k"],
     beta: float,
+    there: Bool[mx.array, "p k"] | None = None,
 ) -> Pairs:
     """``logsumexp(r+, r1-, .., rK-) - r+``; at K = 1 it is ``dpo_sigmoid_loss``.
 
     InfoNCE with K + 1 candidates (van den Oord et al. 2018, arXiv 1807.03748, eq. 4), critic r.
+    ``there`` tells real negatives from padding, where pairs have different numbers of them.
     """
     chosen = implicit_rewards(
         policy_logps=policy_chosen_logps, reference_logps=reference_chosen_logps, beta=beta
@@ -58,5 +79,7 @@ def mipo_softmax_loss(
     rejected = implicit_rewards(
         policy_logps=policy_rejected_logps, reference_logps=reference_rejected_logps, beta=beta
     )
+    if there is not None:
+        rejected = mx.where(there, rejected, -mx.inf)
     every = mx.concatenate([chosen[:, None], rejected], axis=1)
     return mx.logsumexp(every, axis=1) - chosen

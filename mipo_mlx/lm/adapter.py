@@ -1,7 +1,7 @@
-"""LoRA on mlx-lm's own layers: attach, save, switch off, take away.
+"""LoRA and DoRA on mlx-lm's own layers: attach, go on, save, switch off, take away.
 
 The folder written here opens with stock ``mlx_lm.load(model, adapter_path=folder)``. ``scale`` is
-mlx-lm's plain multiplier, not alpha. Not covered: DoRA, dropout, fusing.
+mlx-lm's plain multiplier, not alpha. Not covered: dropout, fusing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,36 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mipo_mlx.errors import ModelError
+from mipo_mlx.errors import ConfigError, ModelError
 from mipo_mlx.lm.load import LanguageModel
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
+TRAINED = (".lora_a", ".lora_b", ".m")  # endings of an adapter's arrays; m is DoRA's magnitude
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an adapter is made of, but for its numbers.
+
+    Attributes:
+        rank: of the low-rank update, at least 1.
+        scale: multiplier of the update.
+        num_layers: blocks, counted from the last; 0 or below is all.
+        keys: names, within a block, of the linear layers that carry it.
+        kind: ``lora`` or ``dora``.
+    """
+
+    rank: int
+    scale: float
+    num_layers: int
+    keys: tuple[str, ...]
+    kind: str = "lora"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """``lora_parameters`` of ``adapter_config.json``."""
+        return {"rank": self.rank, "scale": self.scale, "dropout": 0.0, "keys": list(self.keys)}
 
 
 def linear_keys(model: Any) -> tuple[str, ...]:
@@ -43,67 +69,113 @@ def _lora_modules(model: Any) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if "lora_a" in module]
 
 
-def attach(
-    lm: LanguageModel, *, rank: int, scale: float, num_layers: int, seed: int
-) -> tuple[str, ...]:
-    """Freeze the model and put fresh LoRA on every linear layer of its last blocks.
-
-    Args:
-        rank: of the low-rank update, at least 1.
-        scale: multiplier of the update.
-        num_layers: blocks, counted from the last; 0 or below is all.
-        seed: of the first factor; the second is 0, so the model's outputs do not change yet.
-
-    Returns:
-        Names of the layers within a block, for ``save``.
+def chosen_keys(model: Any, modules: Sequence[str]) -> tuple[str, ...]:
+    """``linear_keys`` of these names, whole or their last part; all for none.
 
     Raises:
-        ModelError: the model carries LoRA already.
+        ConfigError: a name is no linear layer of the model.
+    """
+    every = linear_keys(model)
+    if not modules:
+        return every
+    found = {name: [k for k in every if name in (k, k.rpartition(".")[2])] for name in modules}
+    missing = [name for name, keys in found.items() if not keys]
+    if missing:
+        raise ConfigError(
+            f"--lora-modules: no linear layer is called {', '.join(missing)}.",
+            "there are " + ", ".join(sorted({key.rpartition(".")[2] for key in every})),
+        )
+    return tuple(sorted({key for keys in found.values() for key in keys}))
+
+
+def attach(
+    lm: LanguageModel,
+    *,
+    rank: int,
+    scale: float,
+    num_layers: int,
+    seed: int,
+    modules: Sequence[str] = (),
+    kind: str = "lora",
+) -> Shape:
+    """Freeze the model and put a fresh adapter on linear layers of its last blocks.
+
+    Args:
+        rank, scale, num_layers, kind: as in ``Shape``.
+        seed: of the first factor; the second is 0, so the model's outputs do not change yet.
+        modules: names of the layers; none takes all linear ones.
+
+    Returns:
+        What was attached, for ``save``.
+
+    Raises:
+        ConfigError: a name of ``modules`` is unknown.
+        ModelError: the model carries an adapter already, or a layer cannot carry one of this kind.
     """
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     if _lora_modules(lm.model):
         raise ModelError(f"{lm.name} carries an adapter already.", "load the model without one")
-    keys = linear_keys(lm.model)
+    shape = Shape(rank, scale, num_layers, chosen_keys(lm.model, modules), kind)
     lm.model.freeze()
     mx.random.seed(seed)
-    linear_to_lora_layers(lm.model, num_layers, _parameters(rank, scale, keys))
+    try:
+        linear_to_lora_layers(lm.model, num_layers, shape.parameters, use_dora=kind == "dora")
+    except ValueError as error:
+        raise ModelError(f"{lm.name}: {error}", "take --fine-tune-type lora") from error
     mx.eval(lm.model.trainable_parameters())
-    return keys
+    return shape
 
 
-def _parameters(rank: int, scale: float, keys: Sequence[str]) -> dict[str, Any]:
-    return {"rank": rank, "scale": scale, "dropout": 0.0, "keys": list(keys)}
+def go_on(lm: LanguageModel, folder: Path) -> Shape:
+    """Make the adapter that the model was loaded with trainable, and nothing else.
+
+    Raises:
+        ModelError: its configuration is not that of a LoRA or DoRA adapter.
+    """
+    path = folder / CONFIG
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        given = known["lora_parameters"]
+        keys = given.get("keys") or linear_keys(lm.model)
+        shape = Shape(
+            int(given["rank"]),
+            float(given["scale"]),
+            int(known["num_layers"]),
+            tuple(keys),
+            known.get("fine_tune_type", "lora"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path}: not the configuration of an adapter.", "give a folder that mlx-lm opens"
+        ) from error
+    lm.model.freeze()
+    for _, module in _lora_modules(lm.model):
+        module.unfreeze(keys=["lora_a", "lora_b", "m"], recurse=False)
+    return shape
 
 
-def save(
-    lm: LanguageModel,
-    folder: Path,
-    *,
-    rank: int,
-    scale: float,
-    num_layers: int,
-    keys: Sequence[str],
-    extra: Mapping[str, Any],
-) -> None:
+def save(lm: LanguageModel, folder: Path, shape: Shape, *, extra: Mapping[str, Any]) -> None:
     """Write the adapter to ``folder``, each file whole or not at all, readable by its owner only.
 
     Args:
-        keys: as ``attach`` returned them.
+        lm: with the adapter attached.
+        folder: made where it is missing.
+        shape: as ``attach`` or ``go_on`` returned it.
         extra: provenance for ``adapter_config.json``; mlx-lm ignores what it does not know.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     weights: dict[str, mx.array] = {}
     tree_flatten(lm.model.parameters(), destination=weights)
-    weights = {name: weights[name] for name in weights if name.endswith((".lora_a", ".lora_b"))}
+    weights = {name: weights[name] for name in weights if name.endswith(TRAINED)}
     draft = _draft(folder / f".{os.getpid()}.{WEIGHTS}")
     mx.save_safetensors(str(draft), weights)
     os.replace(draft, folder / WEIGHTS)
     config = {
         **extra,
-        "fine_tune_type": "lora",
-        "num_layers": num_layers,
-        "lora_parameters": _parameters(rank, scale, keys),
+        "fine_tune_type": shape.kind,
+        "num_layers": shape.num_layers,
+        "lora_parameters": shape.parameters,
     }
     draft = _draft(folder / f".{os.getpid()}.{CONFIG}")
     draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -120,15 +192,13 @@ def _draft(path: Path) -> Path:
 @contextmanager
 def adapter_disabled(lm: LanguageModel) -> Iterator[None]:
     """The base model, bit for bit, while this is open; ``mx.compile`` would not notice it."""
-    modules = [module for _, module in _lora_modules(lm.model)]
-    scales = [module.scale for module in modules]
+    modules = _lora_modules(lm.model)
     try:
-        for module in modules:
-            module.scale = 0.0
+        detach(lm)
         yield
     finally:
-        for module, scale in zip(modules, scales, strict=True):
-            module.scale = scale
+        if modules:
+            lm.model.update_modules(tree_unflatten(modules))
 
 
 def detach(lm: LanguageModel) -> None:

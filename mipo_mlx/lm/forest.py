@@ -18,7 +18,9 @@ import numpy as np
 
 from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batch import pad_right
+from mipo_mlx.lm import head
 from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
+from mipo_mlx.lm.recompute import recomputed
 
 _BEYOND = 2**31  # above every token id
 
@@ -43,7 +45,8 @@ class Forest(NamedTuple):
 
     stems [s, ls] int32, stem_lengths [s] · branches [b, lb] int32 (without each prompt's last
     token), branch_lengths [b], stem_of [b] · last [b] int32, the prompts' last tokens ·
-    responses [r, lr] int32, mask [r, lr] bool, branch_of [r].
+    responses [r, lr] int32, mask [r, lr] bool, branch_of [r] · real [n] int32, the places of
+    response tokens among the r * lr.
     """
 
     stems: mx.array
@@ -55,6 +58,7 @@ class Forest(NamedTuple):
     responses: mx.array
     mask: mx.array
     branch_of: mx.array
+    real: mx.array
 
 
 def shared_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
@@ -152,6 +156,7 @@ def plant(
         responses=mx.array(tokens),
         mask=mx.array(mask),
         branch_of=mx.array(branch_of.astype(np.int32)),
+        real=mx.array(np.flatnonzero(mask).astype(np.int32)),
     )
 
 
@@ -190,34 +195,64 @@ def hold_in_chunks(
     return Held(caches, lengths + trunk.lengths)
 
 
-def grow(model: Any, forest: Forest, held: Held | None = None) -> list[GrowingCache]:
+def grow(
+    model: Any, forest: Forest, held: Held | None = None, *, lazy: bool = False
+) -> list[GrowingCache]:
     """Caches that hold all but the last token of each prompt, a row a branch.
 
     Args:
         model: an mlx-lm model.
         forest: the batch.
         held: its stems, when they have been forwarded already.
+        lazy: keys and values are copied for their rows by the blocks, not before.
     """
     stems = held or hold(model, forest.stems, forest.stem_lengths)
-    caches = fork(stems.caches, forest.stem_of, stems.lengths)
+    caches = fork(stems.caches, forest.stem_of, stems.lengths, lazy=lazy)
     if forest.branches.shape[1]:
         model(forest.branches, cache=caches)
         settle(caches, forest.branch_lengths)
     return caches
 
 
-def token_logprobs(model: Any, forest: Forest, held: Held | None = None) -> mx.array:
-    """``log p(y_t | x, y_<t)`` of every response token: nats, fp32 [r, lr], 0 at padding."""
-    caches = fork(grow(model, forest, held), forest.branch_of)
-    first = forest.last[forest.branch_of][:, None]
-    inputs = mx.concatenate([first, forest.responses[:, :-1]], axis=1)
-    logps = core.token_logprobs(model(inputs, cache=caches), forest.responses)
-    return mx.where(forest.mask, logps, 0.0)
+def token_logprobs(
+    model: Any,
+    forest: Forest,
+    held: Held | None = None,
+    *,
+    budget: int = head.BUDGET,
+    recompute: bool = False,
+) -> mx.array:
+    """``log p(y_t | x, y_<t)`` of every response token: nats, fp32 [r, lr], 0 at padding.
+
+    Args:
+        model: an mlx-lm model.
+        forest: the batch.
+        held: its stems, when they have been forwarded already.
+        budget: bytes of logits alive at once; 0 makes all of them at once.
+        recompute: blocks drop their activations and make them again for the gradient.
+    """
+    with recomputed(model, recompute):
+        caches = fork(grow(model, forest, held, lazy=recompute), forest.branch_of, lazy=recompute)
+        first = forest.last[forest.branch_of][:, None]
+        inputs = mx.concatenate([first, forest.responses[:, :-1]], axis=1)
+        parts = head.parts(model) if budget else None
+        if parts is None:
+            logps = core.token_logprobs(model(inputs, cache=caches), forest.responses)
+            return mx.where(forest.mask, logps, 0.0)
+        hidden = parts.hidden(inputs, caches)
+    flat = hidden.reshape(-1, hidden.shape[-1])[forest.real]
+    targets = forest.responses.reshape(-1)[forest.real]
+    rows = head.chunk_rows(parts.vocabulary(hidden), budget)
+    values = head.chunked_logprobs(parts.logits, flat, targets, rows, slopes=model.training)
+    return mx.zeros(forest.responses.size).at[forest.real].add(values).reshape(inputs.shape)
 
 
-def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None) -> mx.array:
-    """``log p(y|x)`` of every response, summed over its tokens: nats, fp32 [r]."""
-    return token_logprobs(model, forest, held).sum(axis=-1)
+def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None, **how: Any) -> mx.array:
+    """``log p(y|x)`` of every response, summed over its tokens: nats, fp32 [r].
+
+    ``how`` is as in ``token_logprobs``.
+    """
+    return token_logprobs(model, forest, held, **how).sum(axis=-1)
 
 
 def forwarded(rows: Sequence[Row]) -> int:

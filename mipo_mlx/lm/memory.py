@@ -1,8 +1,12 @@
-"""How much memory there is to use."""
+"""How much memory there is to use, and how much was used."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,3 +29,13 @@ def device_bytes() -> int:
 def limit_bytes(gib: float) -> int:
     """A limit given in GiB as bytes; 0 takes ``SHARE`` of ``device_bytes``."""
     return int(gib * 2**30) if gib else int(SHARE * device_bytes())
+
+
+@contextmanager
+def measured(stats: dict[str, Any]) -> Iterator[None]:
+    """Add seconds and MLX's peak memory (bytes) of the block to ``stats``."""
+    mx.reset_peak_memory()
+    start = time.perf_counter()
+    yield
+    stats["seconds"] = round(time.perf_counter() - start, 2)
+    stats["peak_memory_bytes"] = mx.get_peak_memory()

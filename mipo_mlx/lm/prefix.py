@@ -97,6 +97,7 @@ class GrowingCache:
         self.layout: Layout | None = None
         self.mask_rank = mask_rank
         self.reserve = reserve
+        self.rows: mx.array | None = None  # of the keys and values, still to be taken
 
     @property
     def offset(self) -> int | mx.array:
@@ -107,6 +108,7 @@ class GrowingCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self._take_rows()
         start, self.held = self.held, self.held + keys.shape[2]
         self.keys = self._append(self.keys, keys, start)
         self.values = self._append(self.values, values, start)
@@ -136,13 +138,34 @@ class GrowingCache:
             return create_causal_mask(new, offset=self.held, window_size=window_size)
         return "causal"
 
+    def _take_rows(self) -> None:
+        if self.rows is not None and self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[self.rows], self.values[self.rows]
+        self.rows = None
+
     def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        self._take_rows()
         twin = GrowingCache(self.mask_rank, self.reserve)
-        twin.held, twin.layout = self.held, layout
+        twin.held, twin.layout, twin.rows = self.held, layout, rows
         if self.keys is not None and self.values is not None:
-            keys, values = self.keys[..., : self.held, :], self.values[..., : self.held, :]
-            twin.keys, twin.values = (keys, values) if rows is None else (keys[rows], values[rows])
+            twin.keys, twin.values = (
+                self.keys[..., : self.held, :],
+                self.values[..., : self.held, :],
+            )
         return twin
+
+    def twin(self, state: Sequence[mx.array]) -> GrowingCache:
+        """A cache in this one's place that holds these keys and values, or none."""
+        made = GrowingCache(self.mask_rank, self.reserve)
+        made.held, made.layout, made.rows = self.held, self.layout, self.rows
+        if state:
+            made.keys, made.values = state
+        return made
+
+    def take_over(self, other: GrowingCache, state: Sequence[mx.array]) -> None:
+        """Become what a twin has become, with these keys and values."""
+        self.held, self.layout, self.rows = other.held, other.layout, other.rows
+        self.keys, self.values = state
 
     @property
     def state(self) -> list[mx.array]:
@@ -151,7 +174,11 @@ class GrowingCache:
 
 
 def fork(
-    caches: Sequence[GrowingCache], rows: mx.array | None, lengths: mx.array | None = None
+    caches: Sequence[GrowingCache],
+    rows: mx.array | None,
+    lengths: mx.array | None = None,
+    *,
+    lazy: bool = False,
 ) -> list[GrowingCache]:
     """Caches of these rows, in this order and as often as they are named; None is all, once.
 
@@ -159,6 +186,7 @@ def fork(
         caches: one a layer; they stay as they are.
         rows: indices [n].
         lengths: real columns of each row of ``caches`` when they are in prompt mode.
+        lazy: copy keys and values no sooner than a layer asks for them.
     """
     first = caches[0]
     layout = first.layout
@@ -169,7 +197,10 @@ def fork(
         layout = layout.settle(first.held, mx.full(layout.base.shape, first.held - layout.shared))
     if rows is not None:
         layout = layout.take(rows)
-    return [cache._with(layout, rows) for cache in caches]
+    made = [cache._with(layout, rows) for cache in caches]
+    for cache in made if not lazy else ():
+        cache._take_rows()
+    return made
 
 
 def settle(caches: Sequence[GrowingCache], real: mx.array) -> None:

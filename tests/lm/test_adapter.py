@@ -21,14 +21,12 @@ TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
 SETTINGS = {"rank": 4, "scale": 20.0, "num_layers": -1}
 
 
-def attach(lm: LanguageModel, seed: int = 0, num_layers: int = -1) -> tuple[str, ...]:
+def attach(lm: LanguageModel, seed: int = 0, num_layers: int = -1) -> adapter.Shape:
     return adapter.attach(lm, rank=4, scale=20.0, num_layers=num_layers, seed=seed)
 
 
-def save(lm: LanguageModel, folder: Path, keys: tuple[str, ...], num_layers: int = -1) -> None:
-    adapter.save(
-        lm, folder, rank=4, scale=20.0, num_layers=num_layers, keys=keys, extra={"note": "ours"}
-    )
+def save(lm: LanguageModel, folder: Path, shape: adapter.Shape) -> None:
+    adapter.save(lm, folder, shape, extra={"note": "ours"})
 
 
 @pytest.mark.parametrize("name", sorted(archs.ARCHS))
@@ -37,9 +35,9 @@ def test_stock_mlx_lm_opens_what_is_saved_with_equal_logits(name: str, tmp_path:
 
     lm = archs.opened(tmp_path / "model", name)
     base = lm.model(TOKENS)
-    keys = attach(lm)
+    shape = attach(lm)
     archs.randomize_lora(lm.model)
-    save(lm, tmp_path / "adapter", keys)
+    save(lm, tmp_path / "adapter", shape)
     wanted = lm.model(TOKENS)
     assert float(mx.abs(wanted - base).max()) > 1e-2
     stock, _ = load(str(tmp_path / "model"), adapter_path=str(tmp_path / "adapter"))[:2]
@@ -78,9 +76,9 @@ def test_attach_freezes_the_base_changes_no_output_and_is_seeded(
     lm: LanguageModel, llama_folder: Path
 ) -> None:
     base = lm.model(TOKENS)
-    keys = attach(lm, seed=3)
-    assert "self_attn.q_proj" in keys
-    assert "mlp.down_proj" in keys
+    shape = attach(lm, seed=3)
+    assert "self_attn.q_proj" in shape.keys
+    assert "mlp.down_proj" in shape.keys
     assert mx.array_equal(lm.model(TOKENS), base)
     first = dict(tree_flatten(lm.model.trainable_parameters()))
     assert first
@@ -96,12 +94,12 @@ def test_attach_freezes_the_base_changes_no_output_and_is_seeded(
 
 
 def test_the_last_blocks_only(lm: LanguageModel, tmp_path: Path, llama_folder: Path) -> None:
-    keys = attach(lm, num_layers=1)
+    shape = attach(lm, num_layers=1)
     names = [name for name, _ in tree_flatten(lm.model.trainable_parameters())]
     assert names
     assert all(name.startswith("model.layers.1.") for name in names)
     archs.randomize_lora(lm.model)
-    save(lm, tmp_path / "adapter", keys, num_layers=1)
+    save(lm, tmp_path / "adapter", shape)
     opened = load_model(str(llama_folder), adapter_path=tmp_path / "adapter")
     assert mx.array_equal(opened.model(TOKENS), lm.model(TOKENS))
 
@@ -109,10 +107,10 @@ def test_the_last_blocks_only(lm: LanguageModel, tmp_path: Path, llama_folder: P
 def test_files_are_private_whole_and_keep_their_provenance(
     lm: LanguageModel, tmp_path: Path
 ) -> None:
-    keys = attach(lm)
+    shape = attach(lm)
     folder = tmp_path / "deep" / "adapter"
-    save(lm, folder, keys)
-    save(lm, folder, keys)
+    save(lm, folder, shape)
+    save(lm, folder, shape)
     assert sorted(path.name for path in folder.iterdir()) == [adapter.CONFIG, adapter.WEIGHTS]
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -123,7 +121,7 @@ def test_files_are_private_whole_and_keep_their_provenance(
         "rank": 4,
         "scale": 20.0,
         "dropout": 0.0,
-        "keys": list(keys),
+        "keys": list(shape.keys),
     }
 
 
@@ -147,8 +145,8 @@ def test_quantized_models_take_lora_too(lm: LanguageModel) -> None:
 
     nn.quantize(lm.model, group_size=32, bits=8, class_predicate=_by_32)
     base = lm.model(TOKENS)
-    keys = attach(lm)
-    assert "self_attn.q_proj" in keys
+    shape = attach(lm)
+    assert "self_attn.q_proj" in shape.keys
     archs.randomize_lora(lm.model)
     assert not mx.array_equal(lm.model(TOKENS), base)
     with adapter.adapter_disabled(lm):

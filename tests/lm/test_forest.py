@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mipo_mlx.errors import ModelError
+from mipo_mlx.lm import head
 from mipo_mlx.lm.forest import (
     Row,
     common_length,
@@ -98,19 +99,28 @@ def plain(model: Any, rows: list[Row]) -> mx.array:
     )
 
 
+SMALL = 4 * head.COPIES * archs.VOCAB * 7  # logits of seven tokens
+HOW: dict[str, dict[str, Any]] = {
+    "whole": {"budget": 0},
+    "chunks": {"budget": SMALL},
+    "chunks, recomputed": {"budget": SMALL, "recompute": True},
+}
+
+
+@pytest.mark.parametrize("how", sorted(HOW))
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("name", sorted(archs.ARCHS))
 def test_logprobs_and_lora_gradients_equal_one_row_at_a_time(
-    name: str, repeats: int, shared: bool
+    name: str, repeats: int, shared: bool, how: str
 ) -> None:
-    model = with_lora(name)
+    model = with_lora(name).train()
     rows = ragged(repeats, shared)
     forest = plant(rows)
     weight = mx.random.normal((len(rows) * repeats,), key=mx.random.key(5))
 
     def ours(model: Any) -> tuple[mx.array, mx.array]:
-        logps = sequence_logprobs(model, forest)
+        logps = sequence_logprobs(model, forest, **HOW[how])
         return (weight * logps).sum(), logps
 
     def theirs(model: Any) -> tuple[mx.array, mx.array]:

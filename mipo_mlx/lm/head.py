@@ -1,0 +1,156 @@
+"""Log-probs of response tokens from hidden states, the vocabulary never held for more than a chunk.
+
+A model's own ``__call__`` is its backbone followed by a head: tied or untied, quantized or not,
+with soft caps and scales. ``Parts`` runs the same ``__call__`` with the backbone replaced by known
+hidden states, so whatever a model does to its logits is done here too, and is differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mipo_mlx.core.logprobs import token_logprobs
+
+BUDGET = 256 * 2**20  # bytes of logits alive at once
+COPIES = 12  # arrays as large as a chunk's logits at once, as measured: MLX runs ahead of itself
+BACKBONES = ("model", "transformer", "backbone")
+
+
+class _With:
+    """A model in all but its backbone: what its ``__call__`` reads as ``self``."""
+
+    def __init__(self, model: Any, name: str, backbone: Any) -> None:
+        self._model, self._name, self._backbone = model, name, backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return self._backbone if name == self._name else getattr(self._model, name)
+
+
+class _Known:
+    """A backbone that has run already."""
+
+    def __init__(self, backbone: Any, hidden: mx.array) -> None:
+        self._backbone, self._hidden = backbone, hidden
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        return self._hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A language model as a backbone, to hidden states, and a head, to logits.
+
+    Attributes:
+        model: whose ``__call__`` joins them.
+        name: of the backbone among its attributes.
+    """
+
+    model: Any
+    name: str
+
+    def hidden(self, tokens: mx.array, cache: Any) -> mx.array:
+        """Hidden states [b, t, d] of tokens [b, t]."""
+        hidden: mx.array = getattr(self.model, self.name)(tokens, cache=cache)
+        return hidden
+
+    def vocabulary(self, hidden: mx.array) -> int:
+        """Tokens that the head knows; nothing is computed."""
+        return int(self.logits(hidden[:1, :1]).shape[-1])
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Logits [b, t, v] of hidden states [b, t, d]."""
+        known = _Known(getattr(self.model, self.name), hidden)
+        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)
+        logits: mx.array = type(self.model).__call__(_With(self.model, self.name, known), tokens)
+        return logits
+
+
+def parts(model: Any) -> Parts | None:
+    """Backbone and head of a model, or None where they cannot be told apart."""
+    while not any(callable(getattr(model, name, None)) for name in BACKBONES):
+        model = getattr(model, "language_model", None)
+        if model is None:
+            return None
+    return Parts(model, next(n for n in BACKBONES if callable(getattr(model, n, None))))
+
+
+def chunk_rows(vocabulary: int, budget: int = BUDGET) -> int:
+    """Tokens whose logits fit a budget of bytes; at least 1."""
+    return max(1, budget // (4 * COPIES * vocabulary))
+
+
+def _chunks(count: int, rows: int) -> list[tuple[int, int]]:
+    pieces = -(-count // rows)
+    size = -(-count // pieces)  # even pieces
+    return [(start, min(count, start + size)) for start in range(0, count, size)]
+
+
+def _in_turn(
+    function: Callable[..., tuple[mx.array, ...]], rows: int, *arrays: mx.array
+) -> tuple[mx.array, ...]:
+    """``function`` of slices of ``arrays`` [n, ..], joined; a slice waits for the one before it."""
+    made: list[tuple[mx.array, ...]] = []
+    for start, end in _chunks(arrays[0].shape[0], rows):
+        part = [array[start:end] for array in arrays]
+        if made:
+            part[0] = mx.depends(part[0], list(made[-1]))
+        made.append(function(*part))
+    return tuple(mx.concatenate(list(column)) for column in zip(*made, strict=True))
+
+
+def chunked_logprobs(
+    logits: Callable[[mx.array], mx.array],
+    hidden: mx.array,
+    targets: mx.array,
+    rows: int,
+    *,
+    slopes: bool = True,
+) -> mx.array:
+    """``log p(target)`` of each hidden state: nats, fp32 [n], differentiable in ``hidden``.
+
+    With ``slopes`` the gradient of a token's log-prob to its hidden state is taken along with the
+    log-prob, chunk by chunk, and kept: [n, d] instead of [n, v]. So backward neither holds logits
+    nor runs the head a second time, and weights of the head get no gradient: LoRA leaves them
+    frozen. Without, all is left to MLX's own differentiation.
+
+    Args:
+        logits: [1, n, d] -> [1, n, v].
+        hidden: [n, d].
+        targets: token ids [n].
+        rows: most tokens of a chunk.
+        slopes: set for training.
+    """
+
+    def values_only(states: mx.array, wanted: mx.array) -> tuple[mx.array, ...]:
+        return (token_logprobs(logits(states[None])[0], wanted),)
+
+    def with_slope(states: mx.array, wanted: mx.array) -> tuple[mx.array, ...]:
+        raw = logits(states[None])[0]
+        values = token_logprobs(raw, wanted)
+        shares = mx.softmax(raw.astype(mx.float32), axis=-1)
+        off = shares.at[mx.arange(wanted.shape[0]), wanted].add(-1.0)  # of -values, by logit
+        _, (slope,) = mx.vjp(lambda x: logits(x[None])[0], [states], [off.astype(raw.dtype)])
+        return values, -slope
+
+    @mx.custom_function
+    def logprobs(states: mx.array, wanted: mx.array) -> tuple[mx.array, ...]:
+        return _in_turn(with_slope, rows, states, wanted)
+
+    @logprobs.vjp
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        slope = outputs[1]
+        grad = cotangents[0][:, None] * slope.astype(mx.float32)
+        return grad.astype(slope.dtype), mx.zeros_like(primals[1])
+
+    if not slopes:
+        return _in_turn(values_only, rows, hidden, targets)[0]
+    found: Any = logprobs(hidden, targets)
+    values: mx.array = found[0]
+    return values

@@ -1,0 +1,268 @@
+"""Every option once: default, unit, range and help text; and what suits the embedded model.
+
+The command line, TOML files and docs/cli.md are built from these dataclasses; nothing else declares
+a default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """Declare one option with its default, help text and allowed values (bounds inclusive)."""
+    return field(
+        default=default,
+        metadata={"help": help, "choices": choices, "low": low, "high": high},
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the run reads."""
+
+    model: str = option(
+        "embedded", "Model folder, hub id, or 'embedded' for the tiny one in the package."
+    )
+    contexts: str = option(
+        "",
+        "Contexts: JSONL, JSON, CSV, a text file, a folder of notes or a public data set; "
+        "default: the sample.",
+    )
+    prompts: str = option(
+        "",
+        "Prompts: JSONL, JSON, CSV or a text file, a line each; default: 200 everyday prompts with "
+        "contexts of your own, else the sample.",
+    )
+    note_tokens: int = option(
+        2048,
+        "Longer notes of a single user are split at headings into contexts of this many tokens; "
+        "0 never splits.",
+        low=0,
+        high=10_000_000,
+    )
+    objective: str = option(
+        "context",
+        "Raise I(response; context | prompt), or I(prompt; response).",
+        choices=("context", "prompt"),
+    )
+    seed: int = option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
+    offline: bool = option(False, "Refuse the network, the model download included.")
+    held_out_users: float = option(
+        0.2, "Share of your users kept from training for eval.", low=0.0, high=0.9
+    )
+    held_out_prompts: float = option(
+        0.2, "Share of your prompts kept from training for eval.", low=0.0, high=0.9
+    )
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Step 1: contexts x prompts -> preference pairs."""
+
+    negatives: str = option(
+        "random",
+        "Rejected answers come from another user's context, from no context, from each in its "
+        "share, from another prompt of the same user, or from the users nearest in the model's "
+        "eyes.",
+        choices=("random", "missing", "mixed", "prompt", "hard"),
+    )
+    num_negatives: int = option(1, "Different rejected answers for each chosen one.", low=1, high=8)
+    missing_share: float = option(
+        0.5, "With mixed negatives, the share from no context.", low=0.0, high=1.0
+    )
+    prompts_per_context: int = option(
+        -1,
+        "Prompts drawn for each context; 0 takes all, -1: 8, or all for a single user.",
+        low=-1,
+        high=1_000_000,
+    )
+    samples_per_prompt: int = option(
+        1, "Answers sampled for each user and prompt, a pair each.", low=1, high=64
+    )
+    temperature: float = option(1.0, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
+    top_p: float = option(1.0, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
+    max_tokens: int = option(256, "Most new tokens an answer, in tokens.", low=1, high=100_000)
+    generate_batch_size: int = option(
+        0,
+        "Answers sampled side by side, 0: as memory allows; never changes their text.",
+        low=0,
+        high=4096,
+    )
+    memory_limit: float = option(
+        0.0,
+        "GiB for answers in the making; 0 is 70% of what the device recommends.",
+        low=0.0,
+        high=100_000.0,
+    )
+    max_prompt_tokens: int = option(
+        0,
+        "Cut contexts from their old end until context and prompt take this many tokens; 0 is off.",
+        low=0,
+        high=10_000_000,
+    )
+    enable_thinking: bool = option(False, "Let models that can think do so before they answer.")
+    keep_thinking: bool = option(False, "Keep <think> blocks in the answers that are trained on.")
+    min_pmi: float = option(
+        -1000.0, "Drop pairs with a smaller PMI, in nats; -1000 is off.", low=-1000.0, high=1000.0
+    )
+    length_ratio: float = option(
+        0.0, "Drop pairs with one answer this many times longer; 0 is off.", low=0.0, high=1000.0
+    )
+    same_language: bool = option(
+        False, "Drop pairs with an answer in another language than its prompt."
+    )
+    match_lengths: bool = option(
+        False, "Drop pairs until chosen and rejected answers are equally long on average."
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Step 2: pairs -> LoRA adapter."""
+
+    pairs: str = option(
+        "", "Train on this preference JSONL (TRL's form) instead of generated pairs."
+    )
+    adapter_path: str = option(
+        "", "Go on from this adapter; with it, the model is the reference. Default: a fresh one."
+    )
+    loss: str = option(
+        "sigmoid",
+        "DPO's sigmoid; mipo: softmax over all rejected answers of a prompt; ipo; hinge; sft on "
+        "chosen answers; infonce over prompts; sami.",
+        choices=("sigmoid", "mipo", "ipo", "hinge", "sft", "infonce", "sami"),
+    )
+    beta: float = option(0.1, "DPO's beta.", low=1e-6, high=100.0)
+    label_smoothing: float = option(
+        0.0, "Of the sigmoid loss: chance that a pair is the wrong way round.", low=0.0, high=0.5
+    )
+    length_normalization: bool = option(
+        False, "Take log-probs as means over tokens, not as sums, in losses of pairs."
+    )
+    nll_weight: float = option(
+        0.0, "Add this times the chosen answer's mean negative log-prob.", low=0.0, high=1e6
+    )
+    infonce_temperature: float = option(
+        100.0, "Temperature of the infonce loss.", low=1e-6, high=1e6
+    )
+    learning_rate: float = option(1e-5, "Peak learning rate of AdamW.", low=0.0, high=1.0)
+    epochs: int = option(1, "Passes over the pairs.", low=1, high=1000)
+    max_steps: int = option(
+        0, "Stop after this many optimizer steps; 0 is no limit.", low=0, high=1_000_000_000
+    )
+    batch_size: int = option(4, "Pairs a batch.", low=1, high=4096)
+    gradient_accumulation_steps: int = option(
+        1, "Batches an optimizer step; the mean is over their pairs.", low=1, high=4096
+    )
+    micro_batch_size: int = option(
+        0,
+        "Pairs forwarded at once; 0 chooses, and keeps those of a long context together.",
+        low=0,
+        high=4096,
+    )
+    gradient_checkpointing: bool = option(
+        False, "Make activations again in the backward pass: less memory, more time."
+    )
+    logits_memory: float = option(0.25, "GiB for logits at any time.", low=0.001, high=1000.0)
+    warmup: float = option(0.03, "Share of steps with a rising rate.", low=0.0, high=1.0)
+    schedule: str = option(
+        "cosine", "Rate after warm-up.", choices=("cosine", "linear", "constant")
+    )
+    weight_decay: float = option(0.0, "AdamW's weight decay.", low=0.0, high=1.0)
+    max_grad_norm: float = option(
+        1.0, "Clip the gradient's norm to this; 0 is off.", low=0.0, high=1e6
+    )
+    lora_rank: int = option(8, "LoRA rank.", low=1, high=1024)
+    lora_scale: float = option(
+        20.0, "LoRA scale, a plain multiplier as in mlx-lm.", low=0.0, high=1e4
+    )
+    lora_layers: int = option(
+        -1, "Blocks with LoRA, counted from the last; -1 is all.", low=-1, high=1000
+    )
+    lora_modules: str = option(
+        "", "Linear layers with LoRA, comma-separated, such as q_proj,v_proj; default: all."
+    )
+    fine_tune_type: str = option(
+        "lora", "LoRA, or weight-decomposed LoRA.", choices=("lora", "dora")
+    )
+    rslora: bool = option(
+        False, "Divide --lora-scale by the square root of the rank (arXiv 2312.03732)."
+    )
+    validation: float = option(
+        0.0, "Share of the users whose pairs validate instead of train.", low=0.0, high=0.9
+    )
+    eval_every: int = option(
+        0, "Optimizer steps between validations; 0 is four times an epoch.", low=0, high=10**9
+    )
+    patience: int = option(
+        0, "Stop after this many validations without a better loss; 0 never.", low=0, high=10**6
+    )
+    stop_saturated: bool = option(
+        False, "Stop when over ten steps accuracy is above 0.99 and the loss below 0.05."
+    )
+    kl_budget: float = option(
+        0.0,
+        "Stop when over ten steps the mean KL to the reference passes this, in nats an answer; "
+        "0 is off.",
+        low=0.0,
+        high=1e6,
+    )
+    save_every: int = option(
+        50, "Optimizer steps between saves that a stopped run goes on from.", low=1, high=10**9
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Step 3: base against adapter on held-out users."""
+
+    eval_prompts_per_context: int = option(
+        4, "Held-out prompts asked of each held-out user; 0 takes all.", low=0, high=1_000_000
+    )
+    eval_contexts: int = option(64, "Most held-out users; 0 takes all.", low=0, high=1_000_000)
+    candidates: int = option(
+        8, "Contexts an answer is scored against (M), its own included.", low=2, high=1024
+    )
+    resamples: int = option(
+        10_000, "Bootstrap resamples of each interval.", low=100, high=1_000_000
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All options of a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "generate": GenerateConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+}
+
+# What suits the embedded 1M model; a default layer of its own, below TOML and flags.
+EMBEDDED_PRESET: dict[str, Any] = {
+    "max_tokens": 48,
+    "min_pmi": 0.5,
+    "beta": 1.0,
+    "learning_rate": 3e-4,
+    "batch_size": 16,
+    "epochs": 2,
+}
+
+# Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
+EMBEDDED_MISSING: dict[str, Any] = {"learning_rate": 2e-5, "epochs": 1}
