@@ -23,10 +23,11 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import batches
 from mipo_mlx.errors import MipoError
 from mipo_mlx.lm.forest import common_length, sequence_logprobs
+from mipo_mlx.lm.gradient import loss_gradient
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.objectives import Batch, TrainingRow, arrange, collate, losses
 
-AT_ONCE = 8192  # tokens forwarded at once on a GPU, when nothing else is told
+AT_ONCE = 8192  # tokens forwarded at once, unless a context's pairs alone are more
 WORTH_SHARING = 0.1  # a context this much of its pairs' own tokens keeps them together
 STEADY = 10  # steps over which stops look
 
@@ -167,8 +168,6 @@ class Trainer:
         self.optimizer.init(self.model.trainable_parameters())
         self.counters = Counters()
         self.best: Any = None
-        self.grad = nn.value_and_grad(self.model, batch_loss)
-        self.at_once = 1 if mx.default_device() == mx.Device(mx.cpu) else AT_ONCE
 
     def snapshot(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
         """Arrays and numbers from which ``restore`` goes on."""
@@ -200,16 +199,30 @@ class Trainer:
 
     def _parts(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
         most = self.config.micro_batch_size or self.config.batch_size
-        at_once = AT_ONCE * most if self.config.micro_batch_size else self.at_once
-        for part in micro_batches(rows, most, at_once):
+        for part in micro_batches(rows, most, AT_ONCE):
             yield collate([rows[index] for index in part], self.config.loss)
+
+    def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+        """Each row's figures, and the gradient of the summed loss."""
+
+        def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+            each, figures = losses(batch, logps, self.config)
+            return each.sum(), {"loss": each, **figures}
+
+        return loss_gradient(
+            self.model,
+            batch.forest,
+            loss,
+            budget=int(self.config.logits_memory * 2**30),
+            recompute=self.config.gradient_checkpointing,
+        )
 
     def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """One optimizer step over rows; figures are means over them, before the update."""
         total: Any = None
         figures: dict[str, list[np.ndarray]] = {}
         for batch in self._parts(rows):
-            (_, each), grads = self.grad(self.model, batch, self.config)
+            each, grads = self._gradient(batch)
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(each, total)
             for name, array in each.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,13 +16,14 @@ from mlx.utils import tree_flatten
 from mipo_mlx import tiny
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.errors import MipoError
+from mipo_mlx.errors import DataError, MipoError
 from mipo_mlx.lm import adapter
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel, load_model
 from mipo_mlx.lm.score import score
-from mipo_mlx.objectives import TrainingRow, collate
-from mipo_mlx.train import batch_loss, train
+from mipo_mlx.objectives import TrainingRow, arrange, collate, losses
+from mipo_mlx.store import RunStore
+from mipo_mlx.train import Trainer, batch_loss, micro_batches, train
 
 CONFIG = TrainConfig()
 
@@ -93,6 +96,208 @@ def test_shared_prompts_and_answers_stand_once_and_change_no_loss_or_gradient(
         parts = np.stack([np.array(dict(tree_flatten(g))[name]) for _, g in alone])
         scale = np.linalg.norm(parts, axis=0).max()  # parts may cancel in the mean
         np.testing.assert_allclose(np.array(ours), parts.sum(axis=0), rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "mipo", "infonce"])
+def test_eight_pairs_at_once_are_eight_batches_of_one_accumulated(loss: str) -> None:
+    steps = []
+    for options in (
+        {"batch_size": 8},
+        {"batch_size": 1, "gradient_accumulation_steps": 8},
+        {"batch_size": 8, "micro_batch_size": 3, "gradient_checkpointing": True},
+    ):
+        lm = load_model("embedded")
+        rows = [replace(row, other_prompt_ids=(7, 8, 9)) for row in rows_for(lm, 8)]
+        attach(lm)
+        config = TrainConfig(loss=loss, learning_rate=1.0, max_grad_norm=0.0, warmup=0.0, **options)
+        trainer = Trainer(lm, rows, config, seed=0)
+        assert trainer.total == 1
+        caught: list[Any] = []
+        update = trainer.optimizer.update
+        trainer.optimizer.update = lambda model, grads, keep=caught: keep.append(grads)
+        (step,) = trainer.run()
+        trainer.optimizer.update = update
+        steps.append((step.values["loss"], dict(tree_flatten(caught[0]))))
+    (loss_value, wanted), *others = steps
+    for value, grads in others:
+        assert value == pytest.approx(loss_value, abs=1e-6)
+        gap = sum(float(((grads[name] - wanted[name]) ** 2).sum()) for name in wanted)
+        norm = sum(float((wanted[name] ** 2).sum()) for name in wanted)
+        assert norm > 0
+        assert (gap / norm) ** 0.5 < 1e-5
+
+
+def of_numpy(name: str, policy: np.ndarray, reference: np.ndarray, n: np.ndarray) -> float:
+    """The losses of one row, by float64 and from their papers; sides are chosen, rejected..."""
+    beta, smoothing = 0.3, 0.1
+    ratio = beta * (policy - reference)
+    margin = ratio[0] - ratio[1]
+    return {
+        "sigmoid": 0.9 * np.log1p(np.exp(-margin)) + smoothing * np.log1p(np.exp(margin)),
+        "ipo": (margin / beta - 1 / (2 * beta)) ** 2,
+        "hinge": max(0.0, 1 - margin),
+        "sft": -policy[0] / n[0],
+        "mipo": -np.log(np.exp(ratio[0]) / np.exp(ratio).sum()),
+    }[name]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "sft", "mipo"])
+def test_losses_of_rows_equal_their_formulas(loss: str, normalized: bool) -> None:
+    rng = np.random.default_rng(4)
+    rows = []
+    for index, k in enumerate((1, 3, 1, 2)):
+        prompt = tuple(int(t) for t in rng.integers(4, 99, 6))
+        chosen = tuple(int(t) for t in rng.integers(4, 99, 5))
+        for n in range(k):
+            other = tuple(int(t) for t in rng.integers(4, 99, 2 + n))
+            values = (float(-10 - index), float(-8 - n - index))
+            rows.append(TrainingRow(EncodedPair(f"{index}/{n}", prompt, (chosen, other)), values))
+    arranged = arrange(rows, loss)
+    assert len(arranged) == (4 if loss == "mipo" else 7)
+    batch = collate(arranged, loss)
+    logps = mx.array(rng.uniform(-12, -6, batch.forest.responses.shape[0]).astype(np.float32))
+    config = TrainConfig(
+        loss=loss, beta=0.3, label_smoothing=0.1, nll_weight=0.5, length_normalization=normalized
+    )
+    found, figures = losses(batch, logps, config)
+    for place, row in enumerate(arranged):
+        k = len(row.encoded.responses)
+        policy = np.array(logps)[np.array(batch.sides)[place, :k]].astype(np.float64)
+        lengths = np.array([len(ids) for ids in row.encoded.responses], float)
+        reference = np.array(row.reference)
+        raw = policy
+        if normalized and loss != "sft":
+            policy, reference = policy / lengths, reference / lengths
+        wanted = of_numpy(loss, policy, reference, lengths) - 0.5 * raw[0] / lengths[0]
+        assert found[place].item() == pytest.approx(wanted, rel=1e-5)
+        assert figures["kl"][place].item() == pytest.approx(row.reference[0] - raw[0], rel=1e-5)
+
+
+def test_grids_hold_both_answers_under_both_prompts(lm: LanguageModel) -> None:
+    """On the very numbers of the printed vectors: s of (prompt, answer)."""
+    prompts, answers = ((5, 6, 7), (8, 9)), ((11, 12), (13, 14, 15))
+    row = TrainingRow(EncodedPair("p", prompts[0], answers), (0.0, 0.0), prompts[1])
+    batch = collate([row], "infonce")
+    table = {(0, 0): -40.0, (0, 1): -75.0, (1, 0): -58.0, (1, 1): -31.0}
+    logps = np.zeros(4, dtype=np.float32)
+    for prompt, places in enumerate((batch.sides, batch.other_sides)):
+        for answer in range(2):
+            place = int(places[0, answer].item())
+            ids = np.array(batch.forest.responses)[place][np.array(batch.forest.mask)[place]]
+            assert tuple(ids.tolist()) == answers[answer]
+            logps[place] = table[prompt, answer]
+    found, _ = losses(batch, mx.array(logps), TrainConfig(loss="infonce"))
+    assert found.item() == pytest.approx(0.552173, abs=1e-6)
+    with pytest.raises(DataError, match="infonce needs the prompt"):
+        arrange(rows_for(lm, 2), "infonce")
+
+
+def test_rows_of_a_long_context_stay_together_and_others_are_cut_apart() -> None:
+    context = tuple(range(100, 400))
+
+    def row(name: str, prompt: tuple[int, ...], group: str = "") -> TrainingRow:
+        return TrainingRow(EncodedPair(name, prompt, ((1, 2), (3, 4)), group), (0.0, 0.0))
+
+    rows = [row(f"a{n}", (*context, 50 + n), "a") for n in range(3)]
+    rows += [row(f"b{n}", tuple(range(60 * n, 60 * n + 50))) for n in range(1, 4)]
+    assert micro_batches(rows, 0, 1) == [[0, 1, 2], [3], [4], [5]]
+    assert micro_batches(rows, 2, 1) == [[0, 1], [2], [3], [4], [5]]
+    assert micro_batches(rows, 0, 10_000) == [[0, 1, 2, 3, 4, 5]]
+    packed = micro_batches(rows, 0, 110)
+    assert packed == [[0, 1, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5])
+def test_a_run_that_goes_on_from_any_step_ends_with_the_same_bits(
+    stop: int, tmp_path: Path
+) -> None:
+    config = TrainConfig(batch_size=2, epochs=2, learning_rate=1e-3, eval_every=2)
+
+    def trainer() -> Trainer:
+        lm = load_model("embedded")
+        rows = rows_for(lm, 7)
+        attach(lm)
+        return Trainer(lm, rows[:5], config, seed=3, validation=rows[5:])
+
+    whole = trainer()
+    log = [step.values for step in whole.run()]
+    assert len(log) == 6
+    first = trainer()
+    steps = first.run()
+    part = [next(steps).values for _ in range(stop)]
+    store = RunStore(tmp_path)
+    arrays, counters = first.snapshot()
+    store.write_arrays("state.safetensors", arrays, counters)
+    again = trainer()
+    kept = store.read_arrays("state.safetensors")
+    assert kept is not None
+    again.restore(*kept)
+    assert part + [step.values for step in again.run()] == log
+    assert again.counters == whole.counters
+    mine, theirs = (dict(tree_flatten(t.model.trainable_parameters())) for t in (again, whole))
+    assert all(mx.array_equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_the_best_validation_is_kept_and_patience_stops(lm: LanguageModel) -> None:
+    rows = rows_for(lm, 8)
+    attach(lm)
+    config = TrainConfig(
+        batch_size=4, epochs=40, learning_rate=3e-2, warmup=0.0, eval_every=1, patience=3
+    )
+    flipped = [  # what is learned makes these ever worse
+        TrainingRow(
+            EncodedPair(r.encoded.id, r.encoded.prompt_ids, r.encoded.responses[::-1]),
+            r.reference[::-1],
+        )
+        for r in rows[:4]
+    ]
+    trainer = Trainer(lm, rows[:4], config, seed=0, validation=flipped)
+    values = [step.values for step in trainer.run()]
+    assert trainer.counters.stopped == "validation"
+    seen = [value["eval_loss"] for value in values]
+    best = int(np.argmin(seen))
+    assert trainer.counters.best_step == best + 1
+    assert len(seen) == best + 1 + 3
+    assert trainer.validate()["eval_loss"] == pytest.approx(seen[best], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"stop_saturated": True}, "saturation"), ({"kl_budget": 3.0}, "KL budget")],
+)
+def test_training_stops_when_there_is_nothing_to_learn_or_too_much(
+    lm: LanguageModel, options: dict[str, Any], why: str
+) -> None:
+    rows = rows_for(lm, 4)
+    attach(lm)
+    config = TrainConfig(
+        batch_size=4,
+        epochs=400,
+        learning_rate=3e-2,
+        warmup=0.0,
+        schedule="constant",
+        beta=1.0,
+        **options,
+    )
+    trainer = Trainer(lm, rows, config, seed=0)
+    values = [step.values for step in trainer.run()]
+    assert trainer.counters.stopped == why
+    assert 10 <= len(values) < 400
+    last = values[-10:]
+    if why == "saturation":
+        assert np.mean([value["loss"] for value in last]) < 0.05
+    else:
+        assert np.mean([value["kl"] for value in last]) > 3.0
+
+
+def test_the_rate_rises_and_falls_as_scheduled(lm: LanguageModel) -> None:
+    rows = rows_for(lm, 1)
+    attach(lm)
+    config = TrainConfig(batch_size=1, epochs=10, learning_rate=1e-3, warmup=0.2, schedule="linear")
+    rates = [step.values["learning_rate"] for step in train(lm, rows, config, seed=0)]
+    wanted = [1e-3 / 3, 2e-3 / 3] + [1e-3 * (1 - n / 8) for n in range(8)]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-3, atol=1e-9)
 
 
 def test_flipped_pairs_negate_the_margin(lm: LanguageModel) -> None:

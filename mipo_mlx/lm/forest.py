@@ -22,6 +22,7 @@ from mipo_mlx.lm import head
 from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
 from mipo_mlx.lm.recompute import recomputed
 
+CAUSAL_PIECE = 128  # tokens of a stem forwarded at once on a CPU
 _BEYOND = 2**31  # above every token id
 
 
@@ -164,11 +165,16 @@ def _lengths(rows: Sequence[tuple[int, ...]]) -> mx.array:
     return mx.array([len(ids) for ids in rows], dtype=mx.int32)
 
 
-def hold(model: Any, tokens: mx.array, lengths: mx.array, reserve: int = 0) -> Held:
-    """Forward right-padded stems [s, ls]; their logits are never read, so never computed."""
-    caches = new_caches(model, reserve)
-    if tokens.shape[1]:
-        model(tokens, cache=caches)
+def hold(model: Any, tokens: mx.array, lengths: mx.array) -> Held:
+    """Forward right-padded stems [s, ls]; their logits are never read, so never computed.
+
+    In pieces on a CPU, where attention makes every score, also those that are masked: a piece meets
+    the keys up to its own end only.
+    """
+    caches = new_caches(model)
+    step = CAUSAL_PIECE if head.on_cpu() else max(1, tokens.shape[1])
+    for start in range(0, tokens.shape[1], step):
+        model(tokens[:, start : start + step], cache=caches)
     return Held(caches, lengths)
 
 
@@ -231,20 +237,47 @@ def token_logprobs(
         budget: bytes of logits alive at once; 0 makes all of them at once.
         recompute: blocks drop their activations and make them again for the gradient.
     """
-    with recomputed(model, recompute):
-        caches = fork(grow(model, forest, held, lazy=recompute), forest.branch_of, lazy=recompute)
-        first = forest.last[forest.branch_of][:, None]
-        inputs = mx.concatenate([first, forest.responses[:, :-1]], axis=1)
-        parts = head.parts(model) if budget else None
-        if parts is None:
+    parts = head.parts(model) if budget else None
+    if parts is None:
+        with recomputed(model, recompute):
+            inputs, caches = _responses(model, forest, held, recompute)
             logps = core.token_logprobs(model(inputs, cache=caches), forest.responses)
-            return mx.where(forest.mask, logps, 0.0)
-        hidden = parts.hidden(inputs, caches)
-    flat = hidden.reshape(-1, hidden.shape[-1])[forest.real]
-    targets = forest.responses.reshape(-1)[forest.real]
+        return mx.where(forest.mask, logps, 0.0)
+    hidden = response_states(parts, model, forest, held, recompute=recompute)
     rows = head.chunk_rows(parts.vocabulary(hidden), budget)
-    values = head.chunked_logprobs(parts.logits, flat, targets, rows, slopes=model.training)
-    return mx.zeros(forest.responses.size).at[forest.real].add(values).reshape(inputs.shape)
+    values = head.chunked_logprobs(
+        parts.logits, hidden, targets_of(forest), rows, slopes=model.training
+    )
+    shape = forest.responses.shape
+    return mx.zeros(forest.responses.size).at[forest.real].add(values).reshape(shape)
+
+
+def _responses(
+    model: Any, forest: Forest, held: Held | None, lazy: bool
+) -> tuple[mx.array, list[GrowingCache]]:
+    """What is fed for the responses [r, lr], and the caches that their prompts have filled."""
+    caches = fork(grow(model, forest, held, lazy=lazy), forest.branch_of, lazy=lazy)
+    first = forest.last[forest.branch_of][:, None]
+    return mx.concatenate([first, forest.responses[:, :-1]], axis=1), caches
+
+
+def response_states(
+    parts: head.Parts,
+    model: Any,
+    forest: Forest,
+    held: Held | None = None,
+    *,
+    recompute: bool = False,
+) -> mx.array:
+    """Hidden states [n, d] before each real response token, in the order of ``forest.real``."""
+    with recomputed(model, recompute):
+        hidden = parts.hidden(*_responses(model, forest, held, recompute))
+    return hidden.reshape(-1, hidden.shape[-1])[forest.real]
+
+
+def targets_of(forest: Forest) -> mx.array:
+    """Real response tokens [n]."""
+    return forest.responses.reshape(-1)[forest.real]
 
 
 def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None, **how: Any) -> mx.array:

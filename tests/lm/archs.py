@@ -82,9 +82,52 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# gradients alone are checked on these: scaled and tied heads, mixtures of experts, parallel blocks
+MORE_ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere": ("cohere", {"logit_scale": 0.25}),
+    "gemma": ("gemma", {"head_dim": 8}),
+    "granite": (
+        "granite",
+        {
+            "logits_scaling": 4.0,
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "rope_theta": 10_000.0,
+        },
+    ),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": 32,
+            "head_dim": 8,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": False,
+            "norm_topk_prob": True,
+        },
+    ),
+    "stablelm": (
+        "stablelm",
+        {
+            "rope_theta": 10_000.0,
+            "use_qkv_bias": True,
+            "partial_rotary_factor": 0.5,
+            "layer_norm_eps": 1e-5,
+        },
+    ),
+    "starcoder2": ("starcoder2", {"norm_epsilon": 1e-5, "rope_theta": 10_000.0}),
+}
+
+
 def arguments(name: str) -> dict[str, Any]:
     """``config.json`` of an architecture, only what its ``ModelArgs`` knows."""
-    module, extra = ARCHS[name]
+    module, extra = {**ARCHS, **MORE_ARCHS}[name]
     kind = importlib.import_module(f"mlx_lm.models.{module}").ModelArgs
     known = {field.name for field in dataclasses.fields(kind)}
     given = {**_COMMON, **extra, "model_type": module}
@@ -93,7 +136,7 @@ def arguments(name: str) -> dict[str, Any]:
 
 def build(name: str, seed: int = 0) -> Any:
     """A random model in fp32 with weights large enough that the next token is far from uniform."""
-    module = importlib.import_module(f"mlx_lm.models.{ARCHS[name][0]}")
+    module = importlib.import_module(f"mlx_lm.models.{({**ARCHS, **MORE_ARCHS})[name][0]}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(arguments(name)))
     model.update(

@@ -70,8 +70,9 @@ def ragged(repeats: int, shared: bool = True, seed: int = 3) -> list[Row]:
     ]
 
 
-def with_lora(name: str) -> Any:
-    model = archs.build(name)
+def with_lora(name: str = "", model: Any = None) -> Any:
+    """A random model with an adapter that matters: by name, or the one given."""
+    model = model or archs.build(name)
     model.freeze()
     linear_to_lora_layers(model, -1, {"rank": 4, "scale": 2.0, "dropout": 0.0})
     archs.randomize_lora(model)
@@ -99,7 +100,7 @@ def plain(model: Any, rows: list[Row]) -> mx.array:
     )
 
 
-SMALL = 4 * head.COPIES * archs.VOCAB * 7  # logits of seven tokens
+SMALL = 4 * head.EAGER_COPIES * archs.VOCAB * 7  # logits of seven tokens
 HOW: dict[str, dict[str, Any]] = {
     "whole": {"budget": 0},
     "chunks": {"budget": SMALL},

@@ -1,0 +1,124 @@
+"""The gradient of a loss, by halves and whole, checkpointed or not, against stock rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mipo_mlx.lm import head
+from mipo_mlx.lm.forest import Forest, plant
+from mipo_mlx.lm.gradient import loss_gradient
+
+from . import archs
+from .test_forest import SMALL, plain, ragged, relative, with_lora
+
+NAMES = sorted({**archs.ARCHS, **archs.MORE_ARCHS})
+
+
+def contrast(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+    """A loss that is curved in every log-prob, and weighs them differently."""
+    margin = logps[::2] - logps[1::2]
+    scale = 1 + mx.arange(margin.size)
+    return (scale * nn.softplus(-0.1 * margin)).sum(), {"margin": margin}
+
+
+def by_rows(model: Any, rows: Any) -> tuple[mx.array, Any]:
+    """The same by the stock model, a full sequence for each response."""
+
+    def loss(model: Any) -> tuple[mx.array, mx.array]:
+        value, told = contrast(plain(model, rows))
+        return value, told["margin"]
+
+    (_, margin), grads = nn.value_and_grad(model, loss)(model)
+    return margin, grads
+
+
+def quantized(name: str) -> Any:
+    model = archs.build(name)
+    nn.quantize(
+        model,
+        group_size=32,
+        bits=4,
+        class_predicate=lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0,
+    )
+    return with_lora(model=model)
+
+
+@pytest.mark.parametrize("base", ["fp32", "4 bits"])
+@pytest.mark.parametrize("repeats", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_full_rows_one_by_one(name: str, repeats: int, base: str) -> None:
+    model = (with_lora(name) if base == "fp32" else quantized(name)).train()
+    rows = ragged(repeats)
+    margin, wanted = by_rows(model, rows)
+    for recompute in (False, True):
+        told, grads = loss_gradient(model, plant(rows), contrast, budget=SMALL, recompute=recompute)
+        np.testing.assert_allclose(np.array(told["margin"]), np.array(margin), atol=2e-4)
+        assert relative(grads, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
+def test_the_lazy_path_of_gpus_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(name).train()
+    forest = plant(ragged(2))
+    _, wanted = loss_gradient(model, forest, contrast, budget=SMALL, recompute=False)
+    monkeypatch.setattr(head, "on_cpu", lambda: False)
+    for budget in (0, SMALL):
+        _, grads = loss_gradient(model, forest, contrast, budget=budget, recompute=True)
+        assert relative(grads, wanted) < 1e-5
+
+
+def test_half_precision_is_as_close_to_fp32_as_the_plain_step() -> None:
+    exact = with_lora("llama").train()
+    rows = ragged(2)
+    _, wanted = by_rows(exact, rows)
+    rough = with_lora("llama").train()
+    rough.set_dtype(mx.bfloat16)
+    _, plain_grads = by_rows(rough, rows)
+    _, grads = loss_gradient(rough, plant(rows), contrast, budget=SMALL, recompute=True)
+    assert relative(grads, wanted) < 1.25 * relative(plain_grads, wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_its_backbone_and_its_head(name: str) -> None:
+    model = archs.build(name)
+    parts = head.parts(model)
+    assert parts is not None
+    tokens = mx.array([[5, 9, 33, 120, 7]])
+    hidden = parts.hidden(tokens, None)
+    assert mx.array_equal(parts.logits(hidden), model(tokens))
+    assert parts.vocabulary(hidden[0]) == archs.VOCAB
+
+
+def test_a_model_whose_parts_cannot_be_told_apart_is_run_whole() -> None:
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers: list[Any] = []
+
+    assert head.parts(Opaque()) is None
+
+
+@pytest.mark.parametrize("vocabulary", [2_000, 32_000])
+def test_logits_stay_within_their_budget(vocabulary: int) -> None:
+    count, width, budget = 512, 16, 4 * 2**20
+    weight = mx.random.normal((vocabulary, width))
+    hidden = mx.random.normal((count, width))
+    targets = mx.random.randint(0, vocabulary, (count,))
+    mx.eval(weight, hidden, targets)
+    rows = head.chunk_rows(vocabulary, budget)
+    assert 1 < rows < count
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    head.slopes_by_numpy(lambda x: x @ weight.T, hidden, targets, rows)
+    assert mx.get_peak_memory() - before < budget + 2**20
+
+
+def test_forests_say_where_their_real_tokens_are() -> None:
+    forest: Forest = plant(ragged(3))
+    mask = np.array(forest.mask)
+    np.testing.assert_array_equal(np.array(forest.real), np.flatnonzero(mask))

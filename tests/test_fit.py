@@ -1,0 +1,233 @@
+"""``mipo train`` on files: going on after a stop, every kind of adapter, every loss, bad options."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mipo_mlx import pipeline, tiny
+from mipo_mlx.config import resolve
+from mipo_mlx.data.batch import EncodedPair, batches
+from mipo_mlx.errors import ConfigError, DataError, MipoError
+from mipo_mlx.fit import STATE
+from mipo_mlx.lm.load import load_model
+
+TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
+
+
+def head(name: str, count: int, folder: Path) -> str:
+    """A file with the first lines of a packaged sample."""
+    lines = (tiny.SAMPLES_DIR / name).read_text(encoding="utf-8").splitlines()[:count]
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run with 24 pairs or a few less, two negatives each, and its options."""
+    folder = tmp_path_factory.mktemp("made")
+    options = {
+        "contexts": head("contexts_train.jsonl", 6, folder),
+        "prompts": head("prompts_train.jsonl", 5, folder),
+        "held_out_users": 0.0,
+        "held_out_prompts": 0.0,
+        "prompts_per_context": 2,
+        "num_negatives": 2,
+        "min_pmi": -1000.0,
+        "batch_size": 4,
+        "epochs": 2,
+        "beta": 0.1,
+    }
+    pipeline.generate(folder / "run", resolve(flags=options))
+    return folder / "run", options
+
+
+def fresh(made: tuple[Path, dict[str, Any]], folder: Path) -> Path:
+    """A run directory with the same pairs and nothing trained."""
+    folder.mkdir()
+    for name in ("pairs.jsonl", "manifest.json"):
+        (folder / name).write_bytes((made[0] / name).read_bytes())
+    return folder
+
+
+def train(run: Path, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return pipeline.train(run, resolve(flags={**options, **more}))
+
+
+def adapter_bytes(run: Path) -> bytes:
+    return (run / "adapter" / "adapters.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, stop: int
+) -> None:
+    options = {**made[1], "validation": 0.3, "eval_every": 2}
+    whole, run = fresh(made, tmp_path / "whole"), fresh(made, tmp_path / "run")
+    stats = train(whole, options)
+    assert stats["optimizer_steps"] > 5
+    assert stats["pairs"] + stats["validation_pairs"] == len(
+        (whole / "pairs.jsonl").read_text().splitlines()
+    )
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage.startswith("train") and done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(run, resolve(flags=options), interrupt)
+    assert (run / STATE).stat().st_mode & 0o777 == 0o600
+    assert not (run / "adapter").exists()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == stop
+    seen: list[int] = []
+    again = resolve(pipeline.saved_config(run), {"save_every": 2})  # the options are remembered
+    pipeline.train(run, again, lambda stage, done, total: seen.append(done))
+    assert seen[0] == stop + 1
+    assert adapter_bytes(run) == adapter_bytes(whole)
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert not (run / STATE).exists()
+
+
+def test_a_state_of_another_training_or_cut_short_is_not_used(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    whole, run = fresh(made, tmp_path / "whole"), fresh(made, tmp_path / "run")
+    train(whole, made[1])
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(run, resolve(flags={**made[1], "learning_rate": 9e-3}), interrupt)
+    train(run, made[1])
+    assert adapter_bytes(run) == adapter_bytes(whole)
+    cut = fresh(made, tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(cut, resolve(flags=made[1]), interrupt)
+    data = (cut / STATE).read_bytes()
+    (cut / STATE).write_bytes(data[: len(data) // 2])
+    train(cut, made[1])
+    assert adapter_bytes(cut) == adapter_bytes(whole)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    good, bad = fresh(made, tmp_path / "good"), fresh(made, tmp_path / "bad")
+    train(good, made[1])
+    wanted = (good / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in (bad / "pairs.jsonl").read_text().splitlines()]
+    encoded = [EncodedPair(row["id"], (1,), ((1,), (1,)), row["context_id"]) for row in rows]
+    plan = batches(encoded, 4, seed=0, epoch=0)
+    rows[plan[3][0]]["ref_chosen_logps"] = math.nan  # of a pair of the fourth step
+    (bad / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(MipoError, match=f"not finite .* at pairs .*{rows[plan[3][0]]['id']}"):
+        train(bad, made[1])
+    arrays = mx.load(str(bad / STATE))
+    assert all(bool(mx.isfinite(array).all()) for array in arrays.values())
+    assert (bad / "metrics.jsonl").read_text().splitlines() == wanted[:3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fine_tune_type": "dora"},
+        {"lora_modules": "q_proj,v_proj", "lora_layers": 2},
+        {"rslora": True, "lora_rank": 4},
+    ],
+)
+def test_every_kind_of_adapter_opens_in_stock_mlx_lm(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from mlx_lm import load
+
+    run = fresh(made, tmp_path / "run")
+    stats = train(run, made[1], **options)
+    assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=2e-5)
+    base = load_model("embedded").model(TOKENS)
+    tuned = load_model("embedded", adapter_path=run / "adapter")
+    wanted = tuned.model(TOKENS)
+    stock, _ = load(str(tiny.MODEL_DIR), adapter_path=str(run / "adapter"))[:2]
+    np.testing.assert_allclose(np.array(stock(TOKENS)), np.array(wanted), atol=1e-5)
+    assert float(mx.abs(wanted - base).max()) > 1e-3
+    weights = mx.load(str(run / "adapter" / "adapters.safetensors"))
+    known = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    if "lora_modules" in options:
+        assert {name.split(".")[-2] for name in weights} == {"q_proj", "v_proj"}
+        assert {name.split(".")[2] for name in weights} == {"2", "3"}
+    if "rslora" in options:
+        assert known["lora_parameters"]["scale"] == pytest.approx(20.0 / 2)
+    if "fine_tune_type" in options:
+        assert any(name.endswith(".m") for name in weights)
+
+
+def test_an_adapter_to_go_on_from_is_the_reference(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    first, second = fresh(made, tmp_path / "first"), fresh(made, tmp_path / "second")
+    before = train(first, made[1])
+    stats = train(second, made[1], adapter_path=str(first / "adapter"))
+    assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=2e-5)
+    assert stats["first"]["rewards/margins"] == pytest.approx(0.0, abs=1e-4)
+    assert stats["first"]["logps/chosen"] != pytest.approx(
+        before["first"]["logps/chosen"], abs=0.01
+    )
+    mine, theirs = (mx.load(str(run / "adapter/adapters.safetensors")) for run in (second, first))
+    assert set(mine) == set(theirs)
+    assert any(not mx.array_equal(mine[name], theirs[name]) for name in mine)
+    with pytest.raises(MipoError, match="nowhere"):
+        train(second, made[1], adapter_path=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("loss", ["mipo", "ipo", "hinge", "sft", "infonce", "sami"])
+def test_every_loss_falls(made: tuple[Path, dict[str, Any]], tmp_path: Path, loss: str) -> None:
+    run = fresh(made, tmp_path / "run")
+    stats = train(run, made[1], loss=loss, epochs=4, learning_rate=1e-3, batch_size=24)
+    assert stats["optimizer_steps"] >= 4
+    if loss == "mipo":  # ln of candidates: one chosen, and one or two rejected that are left
+        pairs = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
+        counts = Counter((pair["context_id"], pair["prompt_id"]) for pair in pairs).values()
+        wanted = sum(math.log(1 + count) for count in counts) / len(counts)
+        assert stats["first"]["loss"] == pytest.approx(wanted, abs=1e-4)
+    assert stats["last"]["loss"] < 0.98 * stats["first"]["loss"]
+
+
+def test_losses_over_prompts_need_the_rejected_answers_prompts(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Where?", "chosen": "Here.", "rejected": "There."},
+        {"prompt": "When?", "chosen": "Now.", "rejected": "Then."},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="--loss sami needs the prompt") as caught:
+        train(tmp_path / "run", {"pairs": str(path)}, loss="sami")
+    assert "random" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"lora_modules": "q_proj,nothing"}, "no linear layer is called nothing", "down_proj"),
+        ({"loss": "dpo"}, "loss", "sigmoid"),
+    ],
+)
+def test_bad_options_are_told_and_nothing_is_trained(
+    made: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    options: dict[str, Any],
+    message: str,
+    hint: str,
+) -> None:
+    run = fresh(made, tmp_path / "run")
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(run, made[1], **options)
+    assert hint in caught.value.hint + caught.value.message
+    assert not (run / "adapter").exists()
