@@ -122,13 +122,17 @@ def sample(
         memory_limit=limit_bytes(config.memory_limit),
     )
     answers = {key: known for key, known in journal.read() if key in jobs} if journal else {}
-    on_progress(stage, len(answers), len(jobs))
-    waiting = [job for key, job in jobs.items() if key not in answers]
-    for key, response in respond(lm, waiting, sampling, tally):
+    total = len(jobs)
+    on_progress(stage, len(answers), total)
+    for key in answers:
+        del jobs[key]
+    answering = respond(lm, list(jobs.values()), sampling, tally)
+    del jobs  # each prompt's tokens go when it is answered
+    for key, response in answering:
         answers[key] = response
         if journal:
             journal.append(key, response)
-        on_progress(stage, len(answers), len(jobs))
+        on_progress(stage, len(answers), total)
     return answers
 
 

@@ -54,7 +54,7 @@ class Prompt:
     context_id: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """One sampled answer.
 

@@ -1,4 +1,4 @@
-"""``mipo train`` on files: going on after a stop, every kind of adapter, every loss, bad options."""
+"""``mipo train`` on files: going on after a stop, kinds of adapters, losses, bad options."""
 
 from __future__ import annotations
 

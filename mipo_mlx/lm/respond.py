@@ -162,7 +162,7 @@ class _Sampler:
         self.queue = deque((jobs[index], owner[index]) for index in order)
         self.plate: list[GrowingCache] = []  # forwarded stems that are still needed
         self.on_plate: list[int] = []
-        self.rows = sampling.batch_size or self._rows_that_fit()
+        self.rows = sampling.batch_size
 
     def _rows_that_fit(self) -> int:
         """Rows side by side within the memory limit; at least 1, at most ``most_rows()``."""
@@ -248,6 +248,7 @@ class _Sampler:
         """All answers; the next step is sent off before one is read."""
         if not self.queue:
             return
+        self.rows = self.rows or self._rows_that_fit()
         live = self._admit(self.rows)
         most = self.sampling.max_tokens
         while True:
@@ -293,9 +294,14 @@ def respond(
         raise ValueError(f"max_tokens must be at least 1 and batch_size 0, not {sampling}")
     if any(not job.prompt_ids for job in jobs):
         raise ValueError("every prompt must have at least one token")
-    was_training = lm.model.training
-    lm.model.eval()
+    return _respond(_Sampler(lm, jobs, sampling, tally or Tally()))
+
+
+def _respond(sampler: _Sampler) -> Iterator[tuple[str, Response]]:
+    model = sampler.lm.model
+    was_training = model.training
+    model.eval()
     try:
-        yield from _Sampler(lm, jobs, sampling, tally or Tally()).run()
+        yield from sampler.run()
     finally:
-        lm.model.train(was_training)
+        model.train(was_training)

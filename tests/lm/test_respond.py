@@ -155,7 +155,7 @@ def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
         sampler = module._Sampler(
             lm, jobs(), Sampling(max_tokens=20, memory_limit=limit), module.Tally()
         )
-        return sampler.rows
+        return sampler._rows_that_fit()
 
     assert rows(0) == module.most_rows()
     assert rows(1) == 1
