@@ -217,8 +217,8 @@ class Trainer:
             recompute=self.config.gradient_checkpointing,
         )
 
-    def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
-        """One optimizer step over rows; figures are means over them, before the update."""
+    def gradient(self, rows: Sequence[TrainingRow]) -> tuple[dict[str, float], Any]:
+        """Mean figures of rows, and the gradient of their mean loss."""
         total: Any = None
         figures: dict[str, list[np.ndarray]] = {}
         for batch in self._parts(rows):
@@ -227,9 +227,13 @@ class Trainer:
             mx.eval(each, total)
             for name, array in each.items():
                 figures.setdefault(name, []).append(np.array(array))
-        total = tree_map(lambda grad: grad / len(rows), total)
-        grads, norm = optim.clip_grad_norm(total, self.config.max_grad_norm or math.inf)
         values = {name: float(np.concatenate(parts).mean()) for name, parts in figures.items()}
+        return values, tree_map(lambda grad: grad / len(rows), total)
+
+    def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
+        """One optimizer step; figures are means over its rows, before the update."""
+        values, grads = self.gradient(rows)
+        grads, norm = optim.clip_grad_norm(grads, self.config.max_grad_norm or math.inf)
         values["grad_norm"] = norm.item()
         _finite(values, rows)
         self.optimizer.update(self.model, grads)

@@ -36,7 +36,7 @@ def markdown() -> str:
     lines = [
         "# Command line",
         "",
-        "Made from the declarations in `mipo_mlx/config.py`; a test keeps the two equal.",
+        "Made from the declarations in `mipo_mlx/options.py`; a test keeps the two equal.",
         "",
         "RUN is a directory. Defaults < what the run was last given < `-c FILE` (TOML) < "
         "`--set KEY=VALUE` < flags.",
