@@ -1,4 +1,4 @@
-"""``mipo generate`` killed at any moment, or on a full disk, loses nothing; many processes."""
+"""``mipo generate`` and ``mipo train`` killed at any moment, or on a full disk, lose nothing."""
 
 from __future__ import annotations
 
@@ -65,6 +65,43 @@ def test_killed_at_random_moments_the_pairs_are_the_same(tmp_path: Path, whole: 
     raise AssertionError(f"only {hits} kills came in time")
 
 
+def trained(run: Path, whole: bytes) -> Path:
+    """A run directory with pairs and no adapter."""
+    run.mkdir()
+    (run / "pairs.jsonl").write_bytes(whole)
+    return run
+
+
+TRAIN = [sys.executable, "-m", "mipo_cli", "train"]
+FEW = ["--epochs", "1", "--save-every", "1", "--batch-size", "32"]
+
+
+def test_training_killed_at_random_steps_ends_with_the_same_adapter(
+    tmp_path: Path, whole: bytes
+) -> None:
+    reference = trained(tmp_path / "reference", whole)
+    subprocess.run([*TRAIN, str(reference), *FEW], check=True, capture_output=True)
+    wanted = (reference / "adapter" / "adapters.safetensors").read_bytes()
+    rng = random.Random(1)
+    hits = 0
+    for attempt in range(4 * KILLS):
+        run = trained(tmp_path / f"train{attempt}", whole)
+        process = subprocess.Popen([*TRAIN, str(run), *FEW], stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (run / "training.safetensors").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        hits += not (run / "adapter").exists()
+        done = subprocess.run([*TRAIN, str(run), *FEW], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (run / "adapter" / "adapters.safetensors").read_bytes() == wanted
+        assert not (run / "training.safetensors").exists()
+        if hits == KILLS:
+            return
+    raise AssertionError(f"only {hits} kills came in time")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB, where this machine lets one be mounted."""
@@ -94,3 +131,23 @@ def test_a_full_disk_is_told_and_the_run_goes_on_after_room_is_made(
     code, output = finish(small_disk / "run")
     assert code == 0, output
     assert (small_disk / "run" / "pairs.jsonl").read_bytes() == whole
+
+
+def test_a_disk_that_fills_up_while_training_keeps_the_last_state(
+    small_disk: Path, tmp_path: Path, whole: bytes
+) -> None:
+    """1 MiB holds the pairs, but not the adapter with its optimizer, which take about 2 MiB."""
+    run = trained(small_disk / "run", whole)
+    done = subprocess.run([*TRAIN, str(run), *FEW], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr or "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run / "training.safetensors").exists()
+    assert not list(run.glob(".*safetensors*"))
+    reference = trained(tmp_path / "reference", whole)
+    subprocess.run([*TRAIN, str(reference), *FEW], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    done = subprocess.run([*TRAIN, str(run), *FEW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name = "adapter/adapters.safetensors"
+    assert (run / name).read_bytes() == (reference / name).read_bytes()
