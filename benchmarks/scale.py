@@ -14,6 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ class Watch:
     """A progress callback that keeps, for every stage, time and memory at each step."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, list[tuple[int, float, int, int]]] = {}
+        self.seen: dict[str, array[float]] = {}  # flat, so that keeping it costs next to nothing
         self.totals: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = (done, time.perf_counter(), resident_bytes(), mx.get_active_memory())
-        self.seen.setdefault(stage, []).append(now)
+        self.seen.setdefault(stage, array("d")).extend(now)
         self.totals[stage] = total
 
     def tenths(self, stage: str) -> list[dict[str, float]]:
@@ -58,7 +59,8 @@ class Watch:
 
         A tenth lasts until the first step at or past its end is told: steps come in batches.
         """
-        rows, total = self.seen[stage], self.totals[stage]
+        flat, total = self.seen[stage], self.totals[stage]
+        rows = [flat[start : start + 4] for start in range(0, len(flat), 4)]
         made = []
         for tenth in range(TENTHS):
             low, high = total * tenth / TENTHS, total * (tenth + 1) / TENTHS
