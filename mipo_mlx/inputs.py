@@ -89,17 +89,22 @@ def in_parts(users: list[Context], note_tokens: int, tokenizer: Any) -> list[Con
     return split_notes(users[0], note_tokens, count)
 
 
-def _foils(users: Sequence[Context], config: DataConfig) -> tuple[list[Context], list[Context]]:
-    """Invented users for training and for eval, where fewer than two users are given.
+def _foils(
+    train_users: Sequence[Context], held_users: Sequence[Context], config: DataConfig
+) -> tuple[list[Context], list[Context]]:
+    """Invented users for training and, others, for eval: each where it has fewer than two users.
 
     They count as speaking the language of the given one.
     """
-    if config.objective == "prompt" or len({user.owner for user in users}) > 1:
+    if config.objective == "prompt":
         return [], []
-    language = users[0].language if users else ""
-    bank_users = [replace(foil, language=language) for foil in read_contexts(bank.FOILS)]
-    train, held = split({foil.id: foil for foil in bank_users}, EVAL_FOILS, config.seed)
-    return train, held
+    halves = split({foil.id: foil for foil in read_contexts(bank.FOILS)}, EVAL_FOILS, config.seed)
+    made = []
+    for users, half in zip((train_users, held_users), halves, strict=True):
+        alone = len({user.owner for user in users}) < 2
+        language = users[0].language if users else ""
+        made.append([replace(foil, language=language) for foil in half] if alone else [])
+    return made[0], made[1]
 
 
 def _owned(prompts: Sequence[Prompt], users: Sequence[Context]) -> list[Prompt]:
@@ -155,7 +160,7 @@ def read_inputs(config: DataConfig) -> Inputs:
         _check_owners(train_prompts + held_prompts, train_users + held_users)
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
-    foils, eval_foils = _foils(train_users if len(train_users) == 1 else held_users, config)
+    foils, eval_foils = _foils(train_users, held_users, config)
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
         *(["prompts"] if not {p.id for p in train_prompts} & {p.id for p in held_prompts} else []),

@@ -21,7 +21,7 @@ from mipo_mlx import pipeline, store, tiny
 from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
-from mipo_mlx.inputs import read_inputs
+from mipo_mlx.inputs import Inputs, read_inputs
 
 METRICS = {
     "personalization/own_context_rate",
@@ -304,6 +304,19 @@ def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     inputs = read_inputs(options.data)
     assert not {foil.id for foil in inputs.foils} & {foil.id for foil in inputs.eval_foils}
     assert len(inputs.foils) + len(inputs.eval_foils) == 64
+
+
+def test_foils_stand_in_only_where_users_are_too_few(tmp_path: Path) -> None:
+    def read(count: int) -> Inputs:
+        path = head("contexts_train.jsonl", count, tmp_path)
+        return read_inputs(resolve(flags={"contexts": path}).data)
+
+    five = read(5)  # one of them is held out
+    assert (len(five.train_contexts), len(five.held_contexts)) == (4, 1)
+    assert (len(five.foils), len(five.eval_foils)) == (0, 16)
+    two = read(2)
+    assert (two.foils, two.eval_foils) == ([], [])
+    assert (len(read(1).foils), len(read(1).eval_foils)) == (48, 16)
 
 
 def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(

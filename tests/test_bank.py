@@ -1,0 +1,29 @@
+"""The texts that come along: as many as promised, all different, and labelled for what they are."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from mipo_mlx import bank
+from mipo_mlx.data.read import read_contexts, read_prompts
+
+
+def test_two_hundred_everyday_prompts() -> None:
+    texts = [prompt.text for prompt in read_prompts(bank.PROMPTS)]
+    assert len(texts) == len({text.casefold() for text in texts}) == 200
+
+
+def test_sixty_four_foils_are_varied_and_say_that_they_are_invented() -> None:
+    rows = [json.loads(line) for line in bank.FOILS.read_text(encoding="utf-8").splitlines()]
+    assert all(row["invented"] is True for row in rows)
+    foils = read_contexts(bank.FOILS)
+    assert [foil.id for foil in foils] == [f"foil-{number:02d}" for number in range(1, 65)]
+    words = [set(re.findall(r"\w{4,}", foil.text.casefold())) for foil in foils]
+    alike = [
+        len(one & other) / len(one | other)
+        for index, one in enumerate(words)
+        for other in words[:index]
+    ]
+    assert max(alike) < 0.3
+    assert all(12 <= len(foil.text.split()) <= 60 for foil in foils)
