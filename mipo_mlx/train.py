@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -64,6 +65,12 @@ def batch_loss(
         budget=int(config.logits_memory * 2**30),
         recompute=config.gradient_checkpointing,
     )
+    return _summed(batch, config, logps)
+
+
+def _summed(
+    batch: Batch, config: TrainConfig, logps: mx.array
+) -> tuple[mx.array, dict[str, mx.array]]:
     each, figures = losses(batch, logps, config)
     return each.sum(), {"loss": each, **figures}
 
@@ -205,14 +212,10 @@ class Trainer:
     def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
         """Each row's figures, and the gradient of the summed loss."""
 
-        def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-            each, figures = losses(batch, logps, self.config)
-            return each.sum(), {"loss": each, **figures}
-
         return loss_gradient(
             self.model,
             batch.forest,
-            loss,
+            partial(_summed, batch, self.config),
             budget=int(self.config.logits_memory * 2**30),
             recompute=self.config.gradient_checkpointing,
         )

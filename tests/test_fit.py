@@ -18,16 +18,9 @@ from mipo_mlx.data.batch import EncodedPair, batches
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.fit import STATE
 from mipo_mlx.lm.load import load_model
+from samples import head
 
 TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
-
-
-def head(name: str, count: int, folder: Path) -> str:
-    """A file with the first lines of a packaged sample."""
-    lines = (tiny.SAMPLES_DIR / name).read_text(encoding="utf-8").splitlines()[:count]
-    path = folder / name
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.inputs import Inputs, read_inputs
+from samples import head
 
 METRICS = {
     "personalization/own_context_rate",
@@ -32,14 +33,6 @@ METRICS = {
     "diversity/self_bleu4",
     "length/response_tokens",
 }
-
-
-def head(name: str, count: int, folder: Path) -> str:
-    """A file with the first lines of a packaged sample."""
-    lines = (tiny.SAMPLES_DIR / name).read_text(encoding="utf-8").splitlines()[:count]
-    path = folder / name
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture
