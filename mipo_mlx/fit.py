@@ -7,10 +7,14 @@ whole. The same command goes on from there.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from mlx.utils import tree_flatten
 
 from mipo_mlx.config import RunConfig, TrainConfig, to_toml
 from mipo_mlx.data.batch import EncodedPair
@@ -18,16 +22,23 @@ from mipo_mlx.data.read import read_pairs
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.lm import adapter, chat
+from mipo_mlx.lm.footprint import Dimensions
 from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.memory import measured
-from mipo_mlx.objectives import GRIDS, TrainingRow
-from mipo_mlx.reference import Progress, with_reference
+from mipo_mlx.lm.memory import limit_bytes, measured
+from mipo_mlx.lm.probe import probe
+from mipo_mlx.objectives import GRIDS, TrainingRow, arrange
+from mipo_mlx.plan import Plan, choose, steps_of
+from mipo_mlx.ranks import Ranks
+from mipo_mlx.reference import Progress, with_ids, with_reference
+from mipo_mlx.step import plain_plan
 from mipo_mlx.store import RunStore, file_hash
+from mipo_mlx.track import tracker
 from mipo_mlx.train import Trainer
 from mipo_mlx.types import PreferencePair
 
+log = logging.getLogger("mipo_mlx")
 STATE = "training.safetensors"
-NO_MATTER = ("pairs", "save_every")  # options without a say in the adapter's numbers
+NO_MATTER = ("pairs", "save_every", "report_to")  # options without a say in the adapter's numbers
 
 
 def _made_here(lm: LanguageModel, run: Path, config: RunConfig) -> bool:
@@ -141,6 +152,62 @@ def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> adapter.Shape:
     )
 
 
+def _probed(
+    lm: LanguageModel, pairs: Sequence[PreferencePair], thinking: bool
+) -> list[PreferencePair]:
+    """Pairs with token ids, the model tried out on the first of them."""
+    pairs = [with_ids(lm, pair, thinking) for pair in pairs]
+    prompt = chat.prompt_ids(lm.tokenizer, pairs[0].messages, enable_thinking=thinking)
+    line = probe(lm, prompt, (pairs[0].chosen.token_ids, pairs[0].rejected.token_ids))
+    if line:
+        log.warning(line)
+    return pairs
+
+
+def _referred(
+    lm: LanguageModel, pairs: list[PreferencePair], config: RunConfig, on_progress: Progress
+) -> list[PreferencePair]:
+    """Pairs with the reference's log-probs: of the base, or of the adapter that is gone on from."""
+    if all(pair.ref_chosen_logps is not None for pair in pairs):
+        return pairs
+    thinking = config.generate.enable_thinking
+    base = nullcontext() if config.train.adapter_path else adapter.adapter_disabled(lm)
+    with base:
+        return with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
+
+
+def _planned(
+    lm: LanguageModel, rows: Sequence[TrainingRow], config: RunConfig, ranks: Ranks
+) -> Plan:
+    """How steps are cut, told before the first one."""
+    train = config.train
+    try:
+        of = Dimensions.of(json.loads((lm.path / "config.json").read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError):
+        plan = plain_plan(train, lm)
+        log.info("%s; its peak cannot be predicted for this model", plan)
+        return plan
+    arranged = arrange(rows, train.loss)
+    steps = steps_of(
+        arranged, train.batch_size * train.gradient_accumulation_steps, config.data.seed
+    )
+    weights, trained = (
+        sum(array.nbytes for array in dict(tree_flatten(tree)).values())
+        for tree in (lm.model.parameters(), lm.model.trainable_parameters())
+    )
+    plan = choose(
+        [ranks.mine(step) or step for step in steps],
+        train,
+        of,
+        fixed=weights + 4 * trained,  # its gradient, the sum of gradients, two moments
+        limit=limit_bytes(config.generate.memory_limit),
+        shares=lm.shares,
+        splits=lm.splits,
+    )
+    (log.info if plan.fits else log.warning)("%s", plan)
+    return plan
+
+
 def _saved(store: RunStore, key: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
     """Go on from a state of the same training, if there is one; returns its metrics so far."""
     found = store.read_arrays(STATE)
@@ -156,31 +223,91 @@ def _saved(store: RunStore, key: dict[str, Any], trainer: Trainer) -> list[dict[
         return []
 
 
+def _all_from_first(
+    ranks: Ranks, trainer: Trainer, metrics: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Put every rank where the first one is."""
+    if ranks.size == 1:
+        return metrics
+    counters = trainer.snapshot()[1]
+    here = {"counters": counters, "metrics": metrics, "best": trainer.best is not None}
+    told = json.loads(ranks.text_from_first(json.dumps(here)))
+    if told["best"] and trainer.best is None:
+        trainer.best = trainer.model.trainable_parameters()
+    trainer.restore(ranks.from_first(trainer.snapshot()[0]), told["counters"])
+    return list(told["metrics"])
+
+
 def _run(
-    store: RunStore, key: dict[str, Any], trainer: Trainer, every: int, on_progress: Progress
+    store: RunStore,
+    key: dict[str, Any],
+    trainer: Trainer,
+    config: TrainConfig,
+    on_progress: Progress,
 ) -> list[dict[str, Any]]:
     """All steps, their metrics; the last whole step is saved when something stops them."""
-    log = _saved(store, key, trainer)
-    resumed = len(log)
+    ranks = trainer.gradients.ranks
+    metrics = _all_from_first(
+        ranks, trainer, _saved(store, key, trainer) if ranks.rank == 0 else []
+    )
+    resumed = len(metrics)
     good = trainer.snapshot()
 
     def save() -> None:
-        arrays, counters = good
-        store.write_arrays(STATE, arrays, {"inputs": key, "counters": counters, "log": log})
-        store.write_jsonl("metrics.jsonl", log)
+        if ranks.rank == 0:
+            arrays, counters = good
+            about = {"inputs": key, "counters": counters, "log": metrics}
+            store.write_arrays(STATE, arrays, about)
+            store.write_jsonl("metrics.jsonl", metrics)
 
+    tell = tracker(config.report_to if ranks.rank == 0 else "", store.path)
     try:
         for step in trainer.run():
-            log.append({"step": step.step, **step.values})
+            metrics.append({"step": step.step, **step.values})
+            tell(step.step, step.values)
             good = trainer.snapshot()
-            if step.step % every == 0 and step.step < step.total_steps:
+            if step.step % config.save_every == 0 and step.step < step.total_steps:
                 save()
             on_progress(f"train, loss {step.values['loss']:.3f}", step.step, step.total_steps)
     except BaseException:
-        if len(log) > resumed:
+        if len(metrics) > resumed:
             save()
         raise
-    return log
+    return metrics
+
+
+def _key(lm: LanguageModel, config: RunConfig, path: Path) -> dict[str, Any]:
+    """All that has a say in the adapter's numbers."""
+    settings = {name: v for name, v in asdict(config.train).items() if name not in NO_MATTER}
+    if config.train.adapter_path:
+        settings["adapter_path"] = file_hash(Path(config.train.adapter_path) / adapter.WEIGHTS)
+    return {
+        "model": lm.fingerprint,
+        "pairs": file_hash(path),
+        "seed": config.data.seed,
+        "enable_thinking": config.generate.enable_thinking,
+        **settings,
+    }
+
+
+def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[str, Any]:
+    """What a finished training tells of itself."""
+    plan, ranks = trainer.gradients.plan, trainer.gradients.ranks
+    peak = max((int(line["peak_memory_bytes"]) for line in metrics), default=0)
+    stats: dict[str, Any] = {"peak_memory_bytes": peak}
+    if plan.peak:
+        stats["predicted_peak_bytes"] = plan.peak
+    stats.update(pairs=pairs, optimizer_steps=len(metrics))
+    if ranks.size > 1:
+        stats.update(ranks=ranks.size, rank=ranks.rank)
+    if trainer.validation:
+        best = trainer.counters.best_step
+        stats.update(validation_pairs=len(trainer.validation), best_step=best)
+    if trainer.counters.stopped:
+        stats["stopped"] = trainer.counters.stopped
+    if metrics:
+        stats.update(first=metrics[0], last=metrics[-1])
+    return stats
 
 
 def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]:
@@ -193,37 +320,34 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
     lm = load_model(config.data.model, adapter_path=start, offline=config.data.offline)
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     pairs = _read(lm, run, config, path)
-    settings = {name: v for name, v in asdict(config.train).items() if name not in NO_MATTER}
-    if start:
-        settings["adapter_path"] = file_hash(start / adapter.WEIGHTS)
-    key = {
-        "model": lm.fingerprint,
-        "pairs": file_hash(path),
-        "seed": config.data.seed,
-        "enable_thinking": config.generate.enable_thinking,
-        **settings,
-    }
+    key = _key(lm, config, path)
     store = RunStore(run)
     if store.is_fresh("train", key):
         return {"unchanged": True, **store.stats("train")}
-    if any(pair.ref_chosen_logps is None for pair in pairs):
-        thinking = config.generate.enable_thinking
-        pairs = with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
-    rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
+    ranks = Ranks()
+    if not ranks.agree(json.dumps(key, sort_keys=True)):
+        raise ConfigError(
+            "The machines of this training do not have the same model, pairs and options.",
+            "copy the run directory to all of them and give the same command",
+        )
     shape = _attach(lm, config.train, config.data.seed)
-    trainer = Trainer(lm, rows, config.train, seed=config.data.seed, validation=held)
+    pairs = _probed(lm, pairs, config.generate.enable_thinking)
+    pairs = _referred(lm, pairs, config, on_progress)
+    rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
+    plan = _planned(lm, rows, config, ranks)
+    trainer = Trainer(
+        lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
+    )
     stats: dict[str, Any] = {}
+    state = {**key, "plan": [plan.micro_batch, plan.recompute, plan.logits], "ranks": ranks.size}
     with measured(stats):
-        store.write_text("config.toml", to_toml(config))
-        log = _run(store, key, trainer, config.train.save_every, on_progress)
-    stats.update(pairs=len(rows), optimizer_steps=len(log))
-    if held:
-        stats.update(validation_pairs=len(held), best_step=trainer.counters.best_step)
-    if trainer.counters.stopped:
-        stats["stopped"] = trainer.counters.stopped
-    if log:
-        stats.update(first=log[0], last=log[-1])
-    store.write_jsonl("metrics.jsonl", log)
+        if ranks.rank == 0:
+            store.write_text("config.toml", to_toml(config))
+        metrics = _run(store, state, trainer, config.train, on_progress)
+    stats.update(_told(trainer, metrics, len(rows)))
+    if ranks.rank:
+        return stats
+    store.write_jsonl("metrics.jsonl", metrics)
     extra = {"model": config.data.model, "fingerprint": lm.fingerprint, "mipo": key}
     adapter.save(lm, store.path / "adapter", shape, extra=extra)
     outputs = ["adapter/adapters.safetensors", "adapter/adapter_config.json", "metrics.jsonl"]

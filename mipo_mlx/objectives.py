@@ -24,9 +24,20 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.core import baselines, dpo
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.errors import DataError
-from mipo_mlx.lm.forest import Forest, Row, plant
+from mipo_mlx.lm.forest import Forest, Row, alone, plant
 
 GRIDS = ("infonce", "sami")
+FIGURES = (  # what is told of each row
+    "loss",
+    "logps/chosen",
+    "logps/rejected",
+    "kl",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "nll_loss",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ class TrainingRow:
     encoded: EncodedPair
     reference: tuple[float, ...]
     other_prompt_ids: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and all responses."""
+        return len(self.encoded.prompt_ids) + sum(map(len, self.encoded.responses))
 
 
 class Batch(NamedTuple):
@@ -96,22 +112,23 @@ def arrange(rows: Sequence[TrainingRow], loss: str) -> list[TrainingRow]:
     return list(joined.values())
 
 
-def collate(rows: Sequence[TrainingRow], loss: str = "sigmoid") -> Batch:
-    """Pad rows into one ``Batch``; prompts and answers that several rows share stand once."""
+def nodes(rows: Sequence[TrainingRow], loss: str) -> list[Row]:
+    """Prompts with the answers whose log-probs a loss needs; what rows share stands once."""
     prompts: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], None]] = {}
-    wanted: list[tuple[str, tuple[int, ...]]] = []
     for row in rows:
-        wanted.append((row.encoded.group, row.encoded.prompt_ids))
+        wanted = [(row.encoded.group, row.encoded.prompt_ids)]
         if loss in GRIDS:
             wanted.append(("", row.other_prompt_ids))
-    spans = iter(wanted)
-    for row in rows:
-        for _ in range(1 + (loss in GRIDS)):
-            prompts.setdefault(next(spans), {}).update(dict.fromkeys(row.encoded.responses))
-    places = {
-        (key, ids): place
-        for place, (key, ids) in enumerate((k, ids) for k, mine in prompts.items() for ids in mine)
-    }
+        for prompt in wanted:
+            prompts.setdefault(prompt, {}).update(dict.fromkeys(row.encoded.responses))
+    return [Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]
+
+
+def collate(rows: Sequence[TrainingRow], loss: str = "sigmoid", *, shares: bool = True) -> Batch:
+    """Pad rows into one ``Batch``; ``shares`` forwards a prompt once for all its answers."""
+    known = nodes(rows, loss)
+    every = [((row.group, row.prompt_ids), ids) for row in known for ids in row.responses]
+    places = {answer: place for place, answer in enumerate(every)}
     width = max(len(row.encoded.responses) for row in rows)
     sides, reference, lengths, other_sides = [], [], [], []
     for row in rows:
@@ -126,7 +143,7 @@ def collate(rows: Sequence[TrainingRow], loss: str = "sigmoid") -> Batch:
             other_sides.append([places[other, ids] for ids in row.encoded.responses])
     counts = np.array([len(row.encoded.responses) - 1 for row in rows])
     return Batch(
-        plant([Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]),
+        plant(known) if shares else alone(known),
         mx.array(sides, dtype=mx.int32),
         mx.array(np.arange(width - 1) < counts[:, None]),
         mx.array(np.array(other_sides, dtype=np.int32).reshape(-1, 2)),

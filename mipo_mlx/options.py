@@ -99,7 +99,8 @@ class GenerateConfig:
     )
     memory_limit: float = option(
         0.0,
-        "GiB for answers in the making; 0 is 70% of what the device recommends.",
+        "GiB to use, for answers in the making and for training; 0 is 70% of what the device "
+        "recommends.",
         low=0.0,
         high=100_000.0,
     )
@@ -165,14 +166,19 @@ class TrainConfig:
     )
     micro_batch_size: int = option(
         0,
-        "Pairs forwarded at once; 0 chooses, and keeps those of a long context together.",
+        "Pairs forwarded at once; 0 chooses by memory and keeps those of a long context together.",
         low=0,
         high=4096,
     )
     gradient_checkpointing: bool = option(
-        False, "Make activations again in the backward pass: less memory, more time."
+        False,
+        "Always make activations again in the backward pass, for less memory; without it, only "
+        "where memory is short.",
     )
-    logits_memory: float = option(0.25, "GiB for logits at any time.", low=0.001, high=1000.0)
+    compile: bool = option(
+        True, "On a GPU, round lengths up and compile the step, for at most 16 shapes."
+    )
+    logits_memory: float = option(0.25, "Most GiB for logits at any time.", low=0.001, high=1000.0)
     warmup: float = option(0.03, "Share of steps with a rising rate.", low=0.0, high=1.0)
     schedule: str = option(
         "cosine", "Rate after warm-up.", choices=("cosine", "linear", "constant")
@@ -215,6 +221,12 @@ class TrainConfig:
         "0 is off.",
         low=0.0,
         high=1e6,
+    )
+    report_to: str = option(
+        "",
+        "Show metrics elsewhere too: in TensorBoard's files in the run directory, or at Weights & "
+        "Biases, which leaves this machine; default: metrics.jsonl alone.",
+        choices=("", "tensorboard", "wandb"),
     )
     save_every: int = option(
         50, "Optimizer steps between saves that a stopped run goes on from.", low=1, high=10**9

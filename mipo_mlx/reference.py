@@ -50,7 +50,7 @@ class _Wanted:
         return found
 
 
-def _with_ids(lm: LanguageModel, pair: PreferencePair, enable_thinking: bool) -> PreferencePair:
+def with_ids(lm: LanguageModel, pair: PreferencePair, enable_thinking: bool) -> PreferencePair:
     """The pair with token ids for answers that are known as text only."""
     sides = []
     for side in (pair.chosen, pair.rejected):
@@ -83,7 +83,7 @@ def with_reference(
     """
     wanted = _Wanted(lm, enable_thinking)
     full, places = [], []
-    for pair in (_with_ids(lm, pair, enable_thinking) for pair in pairs):
+    for pair in (with_ids(lm, pair, enable_thinking) for pair in pairs):
         own = [wanted.add(pair.context_id, pair.messages, s) for s in (pair.chosen, pair.rejected)]
         other = (negatives or {}).get(pair.id)
         if other is not None:

@@ -9,13 +9,12 @@ step can be saved, and a run that goes on from it ends with the same bits as one
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
@@ -23,13 +22,13 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import batches
 from mipo_mlx.errors import MipoError
-from mipo_mlx.lm.forest import common_length, sequence_logprobs
-from mipo_mlx.lm.gradient import loss_gradient
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.objectives import Batch, TrainingRow, arrange, collate, losses
+from mipo_mlx.objectives import TrainingRow, arrange
+from mipo_mlx.plan import Plan
+from mipo_mlx.ranks import Ranks
+from mipo_mlx.step import Gradients, ideal_tokens
 
-AT_ONCE = 8192  # tokens forwarded at once, unless a context's pairs alone are more
-WORTH_SHARING = 0.1  # a context this much of its pairs' own tokens keeps them together
+NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
 STEADY = 10  # steps over which stops look
 
 
@@ -53,65 +52,6 @@ class Counters:
     worse: int = 0
     stopped: str = ""
     recent: list[tuple[float, float, float]] = field(default_factory=list)
-
-
-def batch_loss(
-    model: nn.Module, batch: Batch, config: TrainConfig
-) -> tuple[mx.array, dict[str, mx.array]]:
-    """Summed loss of a batch's rows, and arrays [p] of each row's figures under TRL's names."""
-    logps = sequence_logprobs(
-        model,
-        batch.forest,
-        budget=int(config.logits_memory * 2**30),
-        recompute=config.gradient_checkpointing,
-    )
-    return _summed(batch, config, logps)
-
-
-def _summed(
-    batch: Batch, config: TrainConfig, logps: mx.array
-) -> tuple[mx.array, dict[str, mx.array]]:
-    each, figures = losses(batch, logps, config)
-    return each.sum(), {"loss": each, **figures}
-
-
-def micro_batches(rows: Sequence[TrainingRow], most: int, at_once: int) -> list[list[int]]:
-    """Indices of the rows that are forwarded together, every row once.
-
-    Rows of one context stay together where forwarding it again would cost more than
-    ``WORTH_SHARING`` of their own tokens; such parts are then packed up to a number of tokens.
-
-    Args:
-        rows: of one optimizer step.
-        most: rows at once; 0 is no bound.
-        at_once: tokens at once; a part beyond it stands alone.
-    """
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(row.encoded.group or f"\0{index}", []).append(index)
-    parts: list[list[int]] = []
-    for members in groups.values():
-        prompts = [rows[index].encoded.prompt_ids for index in members]
-        shared = common_length(prompts)
-        own = sum(_tokens(rows[index]) - shared for index in members)
-        whole = shared > WORTH_SHARING * own
-        parts += [members] if whole else [[index] for index in members]
-    made: list[list[int]] = []
-    room = 0
-    for part in parts:
-        size = sum(_tokens(rows[index]) for index in part)
-        if made and size <= room:
-            made[-1] += part
-            room -= size
-        else:
-            made.append(list(part))
-            room = at_once - size
-    most = most or len(rows)
-    return [part[i : i + most] for part in made for i in range(0, len(part), most)]
-
-
-def _tokens(row: TrainingRow) -> int:
-    return len(row.encoded.prompt_ids) + sum(map(len, row.encoded.responses))
 
 
 def learning_rate(config: TrainConfig, total_steps: int) -> Any:
@@ -148,6 +88,8 @@ class Trainer:
         config: of training.
         seed: of the order of rows.
         validation: rows that are never trained on.
+        plan: how a step is cut; what the options say when None.
+        ranks: who shares the rows of a step; this process alone when None.
     """
 
     def __init__(
@@ -158,8 +100,11 @@ class Trainer:
         *,
         seed: int,
         validation: Sequence[TrainingRow] = (),
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.config, self.seed = lm.model, config, seed
+        self.gradients = Gradients(lm, config, plan, ranks)
         self.rows = arrange(rows, config.loss)
         self.validation = arrange(validation, config.loss) if validation else []
         self.per_step = config.batch_size * config.gradient_accumulation_steps
@@ -204,59 +149,32 @@ class Trainer:
         self.counters = Counters(**numbers)
         self.counters.recent = [(a, b, c) for a, b, c in self.counters.recent]
 
-    def _parts(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
-        most = self.config.micro_batch_size or self.config.batch_size
-        for part in micro_batches(rows, most, AT_ONCE):
-            yield collate([rows[index] for index in part], self.config.loss)
-
-    def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
-        """Each row's figures, and the gradient of the summed loss."""
-
-        return loss_gradient(
-            self.model,
-            batch.forest,
-            partial(_summed, batch, self.config),
-            budget=int(self.config.logits_memory * 2**30),
-            recompute=self.config.gradient_checkpointing,
-        )
-
     def gradient(self, rows: Sequence[TrainingRow]) -> tuple[dict[str, float], Any]:
         """Mean figures of rows, and the gradient of their mean loss."""
-        total: Any = None
-        figures: dict[str, list[np.ndarray]] = {}
-        for batch in self._parts(rows):
-            each, grads = self._gradient(batch)
-            total = grads if total is None else tree_map(mx.add, total, grads)
-            mx.eval(each, total)
-            for name, array in each.items():
-                figures.setdefault(name, []).append(np.array(array))
-        values = {name: float(np.concatenate(parts).mean()) for name, parts in figures.items()}
-        return values, tree_map(lambda grad: grad / len(rows), total)
+        return self.gradients(rows)
 
     def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """One optimizer step; figures are means over its rows, before the update."""
+        start, before = time.perf_counter(), self.gradients.forwarded
+        mx.reset_peak_memory()
         values, grads = self.gradient(rows)
         grads, norm = optim.clip_grad_norm(grads, self.config.max_grad_norm or math.inf)
         values["grad_norm"] = norm.item()
         _finite(values, rows)
         self.optimizer.update(self.model, grads)
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        return values
+        mine = self.gradients.forwarded - before
+        return values | {
+            "forwarded_tokens": sum(self.gradients.ranks.sums([mine])),
+            "ideal_tokens": ideal_tokens(rows, self.config.loss),
+            "tokens_per_second": sum(row.tokens for row in rows) / (time.perf_counter() - start),
+            "peak_memory_bytes": mx.get_peak_memory(),
+            "cache_memory_bytes": mx.get_cache_memory(),
+        }
 
     def validate(self) -> dict[str, float]:
         """Means over the validation rows, under names that start with ``eval_``."""
-        figures: dict[str, list[np.ndarray]] = {}
-        self.model.eval()
-        for start in range(0, len(self.validation), self.per_step):
-            for batch in self._parts(self.validation[start : start + self.per_step]):
-                _, each = batch_loss(self.model, batch, self.config)
-                mx.eval(each)
-                for name, array in each.items():
-                    figures.setdefault(name, []).append(np.array(array))
-        self.model.train()
-        return {
-            f"eval_{name}": float(np.concatenate(parts).mean()) for name, parts in figures.items()
-        }
+        return self.gradients.figures(self.validation, self.per_step)
 
     def _judge(self, values: dict[str, float]) -> None:
         """Note the best state so far, and whether it is time to stop."""
@@ -302,7 +220,7 @@ class Trainer:
                 values = self._step(rows)
                 rate = float(self.optimizer.learning_rate.item())
                 now.step += 1
-                now.num_tokens += sum(_tokens(row) for row in rows)
+                now.num_tokens += sum(row.tokens for row in rows)
                 values.update(num_tokens=now.num_tokens, learning_rate=rate)
                 self._judge(values)
                 yield StepMetrics(now.step, self.total, values)

@@ -1,10 +1,13 @@
-"""Small inputs for whole runs, cut from the samples in the package."""
+"""Small inputs for whole runs, cut from the samples in the package; figures that hold still."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mipo_mlx import tiny
+from mipo_mlx.train import NOISY
 
 
 def head(name: str, count: int, folder: Path) -> str:
@@ -13,3 +16,9 @@ def head(name: str, count: int, folder: Path) -> str:
     path = folder / name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
+
+
+def steady(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a step without its time and memory."""
+    assert set(NOISY) <= set(values)
+    return {name: value for name, value in values.items() if name not in NOISY}

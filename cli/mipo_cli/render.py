@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -60,13 +61,30 @@ class Bars:
             )
 
 
+class Notes(logging.Handler):
+    """What the library has to say, a line each, above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        label = "warning: " if record.levelno >= logging.WARNING else ""
+        self.console.print(label + text, markup=False, highlight=False)
+
+
 @contextmanager
 def progress() -> Iterator[Bars]:
-    """Progress bars on stderr for the length of the block."""
+    """Progress bars and notes on stderr for the length of the block."""
     bars = Bars(Console(stderr=True))
+    log, notes = logging.getLogger("mipo_mlx"), Notes(bars.console)
+    log.setLevel(logging.INFO)
+    log.addHandler(notes)
     try:
         yield bars
     finally:
+        log.removeHandler(notes)
         if bars.tasks:
             bars.progress.stop()
 

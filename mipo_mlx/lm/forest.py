@@ -47,7 +47,7 @@ class Forest(NamedTuple):
     stems [s, ls] int32, stem_lengths [s] · branches [b, lb] int32 (without each prompt's last
     token), branch_lengths [b], stem_of [b] · last [b] int32, the prompts' last tokens ·
     responses [r, lr] int32, mask [r, lr] bool, branch_of [r] · real [n] int32, the places of
-    response tokens among the r * lr.
+    response tokens among the r * lr; places beyond the last are padding.
     """
 
     stems: mx.array
@@ -161,17 +161,43 @@ def plant(
     )
 
 
+def alone(rows: Sequence[Row]) -> Forest:
+    """A forest in which nothing is shared: each response stands behind a prompt of its own.
+
+    It is forwarded without caches, so any language model will do.
+    """
+    prompts = [row.prompt_ids for row in rows for _ in row.responses]
+    answers = [ids for row in rows for ids in row.responses]
+    tokens, mask = pad_right([(*p, *ids)[1:] for p, ids in zip(prompts, answers, strict=True)])
+    for prompt, line in zip(prompts, mask, strict=True):
+        line[: len(prompt) - 1] = False
+    none = mx.zeros((len(answers), 0), dtype=mx.int32)
+    places = mx.arange(len(answers), dtype=mx.int32)
+    return Forest(
+        stems=none,
+        stem_lengths=mx.zeros_like(places),
+        branches=none,
+        branch_lengths=mx.zeros_like(places),
+        stem_of=places,
+        last=mx.array([prompt[0] for prompt in prompts], dtype=mx.int32),
+        responses=mx.array(tokens),
+        mask=mx.array(mask),
+        branch_of=places,
+        real=mx.array(np.flatnonzero(mask).astype(np.int32)),
+    )
+
+
 def _lengths(rows: Sequence[tuple[int, ...]]) -> mx.array:
     return mx.array([len(ids) for ids in rows], dtype=mx.int32)
 
 
-def hold(model: Any, tokens: mx.array, lengths: mx.array) -> Held:
+def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = False) -> Held:
     """Forward right-padded stems [s, ls]; their logits are never read, so never computed.
 
     In pieces on a CPU, where attention makes every score, also those that are masked: a piece meets
     the keys up to its own end only.
     """
-    caches = new_caches(model)
+    caches = new_caches(model, segmented=segmented)
     step = CAUSAL_PIECE if head.on_cpu() else max(1, tokens.shape[1])
     for start in range(0, tokens.shape[1], step):
         model(tokens[:, start : start + step], cache=caches)
@@ -202,7 +228,7 @@ def hold_in_chunks(
 
 
 def grow(
-    model: Any, forest: Forest, held: Held | None = None, *, lazy: bool = False
+    model: Any, forest: Forest, held: Held | None = None, *, segmented: bool = False
 ) -> list[GrowingCache]:
     """Caches that hold all but the last token of each prompt, a row a branch.
 
@@ -210,10 +236,10 @@ def grow(
         model: an mlx-lm model.
         forest: the batch.
         held: its stems, when they have been forwarded already.
-        lazy: keys and values are copied for their rows by the blocks, not before.
+        segmented: keys and values are copied for their rows inside of checkpointed blocks.
     """
-    stems = held or hold(model, forest.stems, forest.stem_lengths)
-    caches = fork(stems.caches, forest.stem_of, stems.lengths, lazy=lazy)
+    stems = held or hold(model, forest.stems, forest.stem_lengths, segmented=segmented)
+    caches = fork(stems.caches, forest.stem_of, stems.lengths)
     if forest.branches.shape[1]:
         model(forest.branches, cache=caches)
         settle(caches, forest.branch_lengths)
@@ -248,15 +274,17 @@ def token_logprobs(
     values = head.chunked_logprobs(
         parts.logits, hidden, targets_of(forest), rows, slopes=model.training
     )
-    shape = forest.responses.shape
-    return mx.zeros(forest.responses.size).at[forest.real].add(values).reshape(shape)
+    places = mx.zeros(forest.responses.size + 1).at[forest.real].add(values)
+    return places[:-1].reshape(forest.responses.shape)
 
 
 def _responses(
-    model: Any, forest: Forest, held: Held | None, lazy: bool
-) -> tuple[mx.array, list[GrowingCache]]:
-    """What is fed for the responses [r, lr], and the caches that their prompts have filled."""
-    caches = fork(grow(model, forest, held, lazy=lazy), forest.branch_of, lazy=lazy)
+    model: Any, forest: Forest, held: Held | None, segmented: bool
+) -> tuple[mx.array, list[GrowingCache] | None]:
+    """What is fed for the responses [r, lr], and the caches that their prompts filled, if any."""
+    caches = None
+    if held or forest.stems.shape[1] or forest.branches.shape[1]:
+        caches = fork(grow(model, forest, held, segmented=segmented), forest.branch_of)
     first = forest.last[forest.branch_of][:, None]
     return mx.concatenate([first, forest.responses[:, :-1]], axis=1), caches
 
@@ -272,12 +300,16 @@ def response_states(
     """Hidden states [n, d] before each real response token, in the order of ``forest.real``."""
     with recomputed(model, recompute):
         hidden = parts.hidden(*_responses(model, forest, held, recompute))
-    return hidden.reshape(-1, hidden.shape[-1])[forest.real]
+    return hidden.reshape(-1, hidden.shape[-1])[_within(forest)]
 
 
 def targets_of(forest: Forest) -> mx.array:
     """Real response tokens [n]."""
-    return forest.responses.reshape(-1)[forest.real]
+    return forest.responses.reshape(-1)[_within(forest)]
+
+
+def _within(forest: Forest) -> mx.array:
+    return mx.minimum(forest.real, forest.responses.size - 1)
 
 
 def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None, **how: Any) -> mx.array:

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from mipo_mlx.errors import ModelError
+from mipo_mlx.lm.prefix import other_states
 
 PATTERNS = [
     "*.json",
@@ -40,6 +41,8 @@ class LanguageModel:
         name: as the user gave it.
         fingerprint: sha256 over configuration, tokenizer and weights; without the adapter.
         max_tokens: the window, prompt and answer together; None when the configuration has none.
+        shares: whether prompts may be forwarded once for all that follows them.
+        splits: whether its head may be run apart from its blocks, chunk by chunk.
     """
 
     model: Any
@@ -48,6 +51,8 @@ class LanguageModel:
     name: str
     fingerprint: str
     max_tokens: int | None
+    shares: bool = True
+    splits: bool = True
 
 
 def _fetch(name: str, offline: bool, download: Download, weights: bool) -> Path:
@@ -228,6 +233,7 @@ def load_model(
         name=name,
         fingerprint=fingerprint(folder),
         max_tokens=_window(config),
+        shares=not other_states(model),
     )
 
 

@@ -97,7 +97,6 @@ class GrowingCache:
         self.layout: Layout | None = None
         self.mask_rank = mask_rank
         self.reserve = reserve
-        self.rows: mx.array | None = None  # of the keys and values, still to be taken
 
     @property
     def offset(self) -> int | mx.array:
@@ -108,7 +107,6 @@ class GrowingCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
-        self._take_rows()
         start, self.held = self.held, self.held + keys.shape[2]
         self.keys = self._append(self.keys, keys, start)
         self.values = self._append(self.values, values, start)
@@ -138,34 +136,13 @@ class GrowingCache:
             return create_causal_mask(new, offset=self.held, window_size=window_size)
         return "causal"
 
-    def _take_rows(self) -> None:
-        if self.rows is not None and self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[self.rows], self.values[self.rows]
-        self.rows = None
-
     def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
-        self._take_rows()
         twin = GrowingCache(self.mask_rank, self.reserve)
-        twin.held, twin.layout, twin.rows = self.held, layout, rows
+        twin.held, twin.layout = self.held, layout
         if self.keys is not None and self.values is not None:
-            twin.keys, twin.values = (
-                self.keys[..., : self.held, :],
-                self.values[..., : self.held, :],
-            )
+            arrays = (self.keys[..., : self.held, :], self.values[..., : self.held, :])
+            twin.keys, twin.values = arrays if rows is None else (a[rows] for a in arrays)
         return twin
-
-    def twin(self, state: Sequence[mx.array]) -> GrowingCache:
-        """A cache in this one's place that holds these keys and values, or none."""
-        made = GrowingCache(self.mask_rank, self.reserve)
-        made.held, made.layout, made.rows = self.held, self.layout, self.rows
-        if state:
-            made.keys, made.values = state
-        return made
-
-    def take_over(self, other: GrowingCache, state: Sequence[mx.array]) -> None:
-        """Become what a twin has become, with these keys and values."""
-        self.held, self.layout, self.rows = other.held, other.layout, other.rows
-        self.keys, self.values = state
 
     @property
     def state(self) -> list[mx.array]:
@@ -173,12 +150,59 @@ class GrowingCache:
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
 
 
+class SegmentedCache(GrowingCache):
+    """For checkpointed blocks: what was appended is kept apart, and joined inside a block only.
+
+    A joined copy would be an input of the block and so be kept for the backward pass, once for each
+    pass that looks at a prefix; segments are kept once, whoever looks.
+    """
+
+    def __init__(self, mask_rank: int = 4) -> None:
+        super().__init__(mask_rank)
+        self.segments: list[tuple[mx.array, mx.array, mx.array | None]] = []  # keys, values, rows
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self.held += keys.shape[2]
+        self.segments.append((keys, values, None))
+        every = [
+            (keys, values) if rows is None else (keys[rows], values[rows])
+            for keys, values, rows in self.segments
+        ]
+        joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
+        return joined, other
+
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        twin = SegmentedCache(self.mask_rank)
+        twin.held, twin.layout = self.held, layout
+        for keys, values, old in self.segments:
+            new = old if rows is None else rows if old is None else old[rows]
+            twin.segments.append((keys, values, new))
+        return twin
+
+    def twin(self, state: Sequence[mx.array]) -> SegmentedCache:
+        """A cache in this one's place that holds these arrays in its segments."""
+        made = SegmentedCache(self.mask_rank)
+        made.held, made.layout = self.held, self.layout
+        rows = [segment[2] for segment in self.segments]
+        made.segments = list(zip(state[::2], state[1::2], rows, strict=True))
+        return made
+
+    def append(self, keys: mx.array, values: mx.array) -> None:
+        """Take what a block has made of new tokens [b, heads, new, d]."""
+        self.held += keys.shape[2]
+        self.segments.append((keys, values, None))
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Keys and values of each segment in turn."""
+        return [array for segment in self.segments for array in segment[:2]]
+
+
 def fork(
     caches: Sequence[GrowingCache],
     rows: mx.array | None,
     lengths: mx.array | None = None,
-    *,
-    lazy: bool = False,
 ) -> list[GrowingCache]:
     """Caches of these rows, in this order and as often as they are named; None is all, once.
 
@@ -186,7 +210,6 @@ def fork(
         caches: one a layer; they stay as they are.
         rows: indices [n].
         lengths: real columns of each row of ``caches`` when they are in prompt mode.
-        lazy: copy keys and values no sooner than a layer asks for them.
     """
     first = caches[0]
     layout = first.layout
@@ -197,10 +220,7 @@ def fork(
         layout = layout.settle(first.held, mx.full(layout.base.shape, first.held - layout.shared))
     if rows is not None:
         layout = layout.take(rows)
-    made = [cache._with(layout, rows) for cache in caches]
-    for cache in made if not lazy else ():
-        cache._take_rows()
-    return made
+    return [cache._with(layout, rows) for cache in caches]
 
 
 def settle(caches: Sequence[GrowingCache], real: mx.array) -> None:
@@ -264,23 +284,33 @@ def join(one: Sequence[GrowingCache], other: Sequence[GrowingCache]) -> list[Gro
     return made
 
 
-def new_caches(model: Any, reserve: int = 0) -> list[GrowingCache]:
-    """Empty caches, one for each that the model asks for.
+def other_states(model: Any) -> set[str]:
+    """Kinds of state, other than plain keys and values, that layers of a model keep."""
+    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+    kinds = {type(cache).__name__ for cache in make_prompt_cache(model)}
+    return kinds - {KVCache.__name__, RotatingKVCache.__name__}
+
+
+def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> list[GrowingCache]:
+    """Empty caches, one for each that the model asks for; ``segmented`` as ``recomputed`` needs.
 
     Raises:
         ModelError: a layer keeps a state other than plain keys and values.
     """
-    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+    from mlx_lm.models.cache import make_prompt_cache
 
-    stock = make_prompt_cache(model)
-    other = {type(cache).__name__ for cache in stock} - {KVCache.__name__, RotatingKVCache.__name__}
+    other = other_states(model)
     if other:
         raise ModelError(
             f"Layers with {', '.join(sorted(other))} are not supported (model type "
             f"{getattr(model, 'model_type', '?')!r}).",
             "take a model whose layers are all attention, such as Llama, Qwen2 or Gemma 2",
         )
-    return [GrowingCache(_mask_rank(model), reserve) for _ in stock]
+    rank, count = _mask_rank(model), len(make_prompt_cache(model))
+    if segmented:
+        return [SegmentedCache(rank) for _ in range(count)]
+    return [GrowingCache(rank, reserve) for _ in range(count)]
 
 
 def _mask_rank(model: Any) -> int:

@@ -14,37 +14,44 @@ from typing import Any
 
 import mlx.core as mx
 
-from mipo_mlx.lm.prefix import GrowingCache
+from mipo_mlx.lm.prefix import SegmentedCache
+
+KNOWN = (mx.array, SegmentedCache, str, bool, int, float, type(None))  # what a block may be given
 
 
 def _call(plain: Any, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One block, checkpointed; plain where it has no cache of ours."""
+    """One block, checkpointed; plain where it is given what may hide arrays, or several caches."""
     named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    caches = {name: value for name, value in named.items() if isinstance(value, GrowingCache)}
-    if len(caches) != 1:
+    caches = {name: value for name, value in named.items() if isinstance(value, SegmentedCache)}
+    if len(caches) > 1 or not all(isinstance(value, KNOWN) for value in named.values()):
         return plain(layer, *args, **kwargs)
-    ((place, cache),) = caches.items()
-    before = cache.twin([])  # as it is now: the block runs again when it has moved on
+    place, cache = next(iter(caches.items()), (None, None))
+    held = [] if cache is None else cache.state
+    before = (
+        None if cache is None else cache.twin(held)
+    )  # the block runs again when it has moved on
     arrays = {name: value for name, value in named.items() if isinstance(value, mx.array)}
     names = list(arrays)
-    written: list[GrowingCache] = []
+    written: list[SegmentedCache] = []
 
     def block(params: Any, given: list[mx.array], held: list[mx.array]) -> Any:
         layer.update(params)
-        twin = before.twin(held)
-        known = {**named, **dict(zip(names, given, strict=True)), place: twin}
+        known = {**named, **dict(zip(names, given, strict=True))}
+        if before is not None:
+            known[place] = twin = before.twin(held)
+            written[:] = [twin]
         out = plain(
             layer,
             *(known[index] for index in range(len(args))),
             **{name: known[name] for name in kwargs},
         )
-        written[:] = [twin]
-        return out, twin.state
+        return out, written[0].state[len(held) :] if written else []
 
     params = layer.trainable_parameters()
-    out, state = mx.checkpoint(block)(params, [arrays[name] for name in names], cache.state)
+    out, made = mx.checkpoint(block)(params, [arrays[name] for name in names], held)
     layer.update(params)
-    cache.take_over(written[0], state)
+    if cache is not None and made:
+        cache.append(*made)
     return out
 
 
@@ -53,7 +60,7 @@ def recomputed(model: Any, on: bool = True) -> Iterator[None]:
     """Blocks of the model are checkpointed while this is open, when ``on``.
 
     The classes of its blocks are changed meanwhile, as mlx-lm's own ``grad_checkpoint`` does for
-    good; blocks that see no cache of ours run as ever.
+    good; blocks that are given caches of another kind run as ever.
     """
     kinds = {type(layer) for layer in model.layers} if on else set()
     own = {kind: kind.__dict__.get("__call__") for kind in kinds}

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mipo_mlx.lm.forest import Row, hold_in_chunks, plant, sequence_logprobs, stems_of
+from mipo_mlx.lm import head
+from mipo_mlx.lm.forest import Row, alone, hold_in_chunks, plant, sequence_logprobs, stems_of
 from mipo_mlx.lm.load import LanguageModel
 
 WINDOW = 512  # rows planned together; bounds how long the first result waits
@@ -59,11 +60,13 @@ def _score_wave(
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     mine = [rows[index] for index in indices]
     stems, owner = stems_of([row.prompt_ids for row in mine], [row.group for row in mine])
-    held = hold_in_chunks(lm.model, stems, max_tokens)
+    held = hold_in_chunks(lm.model, stems, max_tokens) if lm.shares else None
     place = dict(zip(indices, owner, strict=True))
+    budget = head.BUDGET if lm.splits else 0
     for batch in plan(rows, indices, max_tokens):
-        forest = plant([rows[i] for i in batch], stems, [place[i] for i in batch])
-        values = iter(np.array(sequence_logprobs(lm.model, forest, held)).tolist())
+        some = [rows[i] for i in batch]
+        forest = plant(some, stems, [place[i] for i in batch]) if held else alone(some)
+        values = iter(np.array(sequence_logprobs(lm.model, forest, held, budget=budget)).tolist())
         for index in batch:
             yield index, tuple(next(values) for _ in rows[index].responses)
 

@@ -125,9 +125,61 @@ MORE_ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# layers that keep a state other than keys and values
+HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": (
+        "mamba",
+        {
+            "state_size": 4,
+            "conv_kernel": 3,
+            "use_bias": False,
+            "use_conv_bias": True,
+            "time_step_rank": 4,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_next": (
+        "qwen3_next",
+        {
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_conv_kernel_dim": 3,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "decoder_sparse_step": 1,
+            "shared_expert_intermediate_size": 32,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": 32,
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+            "head_dim": 8,
+            "full_attention_interval": 2,
+        },
+    ),
+    "lfm2": (
+        "lfm2",
+        {
+            "norm_eps": 1e-5,
+            "conv_bias": False,
+            "conv_L_cache": 3,
+            "block_dim": 32,
+            "block_ff_dim": 64,
+            "block_multiple_of": 8,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_auto_adjust_ff_dim": True,
+            "full_attn_idxs": [1],
+            "rope_theta": 10_000.0,
+        },
+    ),
+}
+KNOWN = {**ARCHS, **MORE_ARCHS, **HYBRIDS}
+
+
 def arguments(name: str) -> dict[str, Any]:
     """``config.json`` of an architecture, only what its ``ModelArgs`` knows."""
-    module, extra = {**ARCHS, **MORE_ARCHS}[name]
+    module, extra = KNOWN[name]
     kind = importlib.import_module(f"mlx_lm.models.{module}").ModelArgs
     known = {field.name for field in dataclasses.fields(kind)}
     given = {**_COMMON, **extra, "model_type": module}
@@ -136,7 +188,7 @@ def arguments(name: str) -> dict[str, Any]:
 
 def build(name: str, seed: int = 0) -> Any:
     """A random model in fp32 with weights large enough that the next token is far from uniform."""
-    module = importlib.import_module(f"mlx_lm.models.{({**ARCHS, **MORE_ARCHS})[name][0]}")
+    module = importlib.import_module(f"mlx_lm.models.{KNOWN[name][0]}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(arguments(name)))
     model.update(

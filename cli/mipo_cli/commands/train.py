@@ -25,6 +25,8 @@ def command(
 
     with progress() as bars:
         summary = pipeline.train(run, resolved, bars)
+    if summary.get("rank"):  # another machine speaks for this one
+        return
     if as_json:
         show_json(summary)
     else:

@@ -1,0 +1,197 @@
+"""How much memory a training step will take, told from shapes before anything runs.
+
+A step keeps what the backward pass reads: of each block the activations of every token, the
+attention's shares and the keys and values of every row; with checkpointing only what enters a
+block. On top come, whichever is larger, one chunk of logits or one block's work in the backward
+pass. The coefficients were fitted to MLX's own count of bytes (``benchmarks/memory.py --fit``) on
+a CPU, where attention keeps its shares; fused attention on a GPU keeps less, so there this is an
+upper estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mipo_mlx.lm import head
+from mipo_mlx.lm.forest import CAUSAL_PIECE, Row, stems_of
+
+HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What of a model's configuration decides about its activations.
+
+    Attributes:
+        hidden, layers, heads, kv_heads, head_dim, vocabulary: as in ``config.json``.
+        intermediate: width of the gate of a token, all of its experts together.
+        itemsize: bytes of an activation.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    itemsize: int = 4
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Dimensions:
+        """From the contents of ``config.json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it lacks what is needed.
+        """
+        inner = config.get("text_config")
+        known = {**config, **(inner if isinstance(inner, Mapping) else {})}
+
+        def first(*names: str) -> Any:
+            return next((known[name] for name in names if known.get(name) is not None), None)
+
+        hidden = int(first("hidden_size", "d_model", "n_embd"))
+        heads = int(first("num_attention_heads", "n_head") or 1)
+        experts = int(first("num_experts_per_tok") or 0)
+        wide = first("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+        wide = max(wide) if isinstance(wide, Sequence) else wide
+        if experts and first("moe_intermediate_size"):
+            wide = experts * int(first("moe_intermediate_size"))
+        half = first("torch_dtype", "dtype") in HALF
+        return cls(
+            hidden=hidden,
+            layers=int(first("num_hidden_layers", "n_layer")),
+            heads=heads,
+            kv_heads=int(first("num_key_value_heads") or heads),
+            head_dim=int(first("head_dim") or hidden // heads),
+            intermediate=int(wide),
+            vocabulary=int(known["vocab_size"]),
+            itemsize=2 if half else 4,
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Tokens that go through the blocks together: rows of ``queries`` that see ``keys`` columns."""
+
+    rows: int
+    queries: int
+    keys: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.queries
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The passes of a forest's stems, branches and responses, and its real response tokens."""
+
+    passes: tuple[Pass, ...]
+    answers: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], *, shares: bool = True) -> Geometry:
+        """Of the forest that ``plant`` makes of rows, or ``alone`` where nothing is shared."""
+        answers = sum(len(ids) for row in rows for ids in row.responses)
+        if not shares:
+            widths = [len(row.prompt_ids) + len(ids) - 1 for row in rows for ids in row.responses]
+            return cls((Pass(len(widths), max(widths), max(widths)),), answers)
+        stems, owner = stems_of([row.prompt_ids for row in rows], [row.group for row in rows])
+        stem = max(map(len, stems))
+        branch = max(
+            len(row.prompt_ids) - 1 - len(stems[mine])
+            for row, mine in zip(rows, owner, strict=True)
+        )
+        step = CAUSAL_PIECE if head.on_cpu() else max(1, stem)
+        passes = [
+            Pass(len(stems), min(step, stem - start), min(stem, start + step))
+            for start in range(0, stem, step)
+        ]
+        passes += [Pass(len(rows), branch, stem + branch)] if branch else []
+        counts = [len(row.responses) for row in rows]
+        width = max(len(ids) for row in rows for ids in row.responses)
+        return cls((*passes, Pass(sum(counts), width, stem + branch + width)), answers)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Arrays alive, in units of the widths they are named after.
+
+    ``hidden`` to ``keys``: kept of a block. ``state`` and ``held``: kept of a checkpointed block.
+    ``token``, ``score`` and ``head``: a block's work in the backward pass, of its activations, of
+    its attention's shares and of keys spread over heads. ``again_`` likewise when it is
+    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``logit``: of the copies
+    of a chunk's logits.
+    """
+
+    hidden: float = 4.25
+    heads: float = 2.88
+    gate: float = 4.89
+    shares: float = 0.98
+    keys: float = 1.9
+    token: float = 1.01
+    score: float = 1.96
+    head: float = 1.04
+    state: float = 2.08
+    held: float = 1.8
+    again_token: float = 0.92
+    again_score: float = 1.04
+    again: float = 1.17
+    logit: float = 0.78
+
+
+def step_bytes(
+    geometry: Geometry,
+    of: Dimensions,
+    *,
+    budget: int,
+    recompute: bool,
+    by: Coefficients | None = None,
+) -> int:
+    """Peak bytes of one micro-batch's gradient, weights and optimizer aside.
+
+    Args:
+        geometry: of its forest.
+        of: the model's dimensions.
+        budget: bytes of logits at once; 0 is all of them.
+        recompute: blocks are checkpointed.
+        by: in place of the fitted ones.
+    """
+    by = by or Coefficients()
+    passes = geometry.passes
+
+    def token(one: Pass) -> float:
+        width = by.hidden * of.hidden + by.heads * of.heads * of.head_dim
+        return one.tokens * (width + by.gate * of.intermediate)
+
+    def scores(one: Pass) -> float:
+        return one.tokens * one.keys * of.heads
+
+    def pairs(one: Pass) -> float:
+        return one.rows * one.keys * of.head_dim
+
+    whole = sum(
+        token(one) + by.shares * scores(one) + by.keys * of.kv_heads * pairs(one) for one in passes
+    )
+    if recompute:
+        width = by.state * of.hidden + by.held * of.kv_heads * of.head_dim
+        kept = of.layers * width * sum(one.tokens for one in passes)
+        work = by.again * whole + max(
+            by.again_token * token(one) + by.again_score * scores(one) for one in passes
+        )
+    else:
+        # of prompts, the last block computes keys and values alone
+        kept = of.layers * whole - sum(token(o) + by.shares * scores(o) for o in passes[:-1])
+        work = max(
+            by.token * token(one) + by.score * scores(one) + by.head * of.heads * pairs(one)
+            for one in passes
+        )
+    copies = head.EAGER_COPIES if head.on_cpu() else head.LAZY_COPIES
+    at_once = geometry.answers
+    if budget:
+        at_once = -(-at_once // -(-at_once // head.chunk_rows(of.vocabulary, budget)))
+    logits = by.logit * 4 * copies * at_once * of.vocabulary
+    return int(of.itemsize * kept + max(of.itemsize * work, logits))

@@ -1,0 +1,148 @@
+"""Figures and gradient of the rows of one optimizer step.
+
+Rows are shared out among ranks, cut into micro-batches as planned, and on a GPU each micro-batch
+runs through a compiled function. What comes back is the mean over all rows, however it was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map
+
+from mipo_mlx.config import TrainConfig
+from mipo_mlx.lm import head
+from mipo_mlx.lm.buckets import Compiled, padded
+from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, forwarded, sequence_logprobs
+from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.objectives import FIGURES, Batch, TrainingRow, collate, losses, nodes
+from mipo_mlx.plan import AT_ONCE, Plan, micro_batches
+from mipo_mlx.ranks import Ranks
+
+
+def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
+    """What the options say, without a look at memory."""
+    return Plan(
+        config.micro_batch_size or config.batch_size,
+        config.gradient_checkpointing,
+        int(config.logits_memory * 2**30) if lm.splits else 0,
+    )
+
+
+def batch_loss(
+    model: nn.Module, batch: Batch, config: TrainConfig, plan: Plan | None = None
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Summed loss of a batch's rows, and arrays [p] of each row's figures under TRL's names."""
+    budget, recompute = (plan.logits, plan.recompute) if plan else (head.BUDGET, False)
+    logps = sequence_logprobs(model, batch.forest, budget=budget, recompute=recompute)
+    return _summed(batch, config, logps)
+
+
+def _summed(
+    batch: Batch, config: TrainConfig, logps: mx.array
+) -> tuple[mx.array, dict[str, mx.array]]:
+    each, figures = losses(batch, logps, config)
+    return each.sum(), {"loss": each, **figures}
+
+
+def ideal_tokens(rows: Sequence[TrainingRow], loss: str) -> int:
+    """Tokens that a step of these rows must forward: no prefix twice, whoever has it."""
+    known = nodes(rows, loss)
+    prompts = [row.prompt_ids[:-1] for row in known]
+    return distinct_prefix_tokens(prompts) + sum(len(ids) for r in known for ids in r.responses)
+
+
+class Gradients:
+    """Figures and gradients of rows under one model.
+
+    Args:
+        lm: with an adapter attached.
+        config: of training.
+        plan: how rows are cut; what the options say when None.
+        ranks: who shares the rows; this process alone when None.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        config: TrainConfig,
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.lm, self.model, self.config = lm, lm.model, config
+        self.plan = plan or plain_plan(config, lm)
+        self.ranks = ranks or Ranks()
+        self.forwarded = 0  # tokens, over the life of this object
+        self.compiled: Compiled | None = None
+        if config.compile and not head.on_cpu():
+            self.compiled = Compiled(self.model, self._of_arrays)
+
+    def _batches(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
+        for part in micro_batches(rows, self.plan.micro_batch, AT_ONCE):
+            mine = [rows[index] for index in part]
+            known = nodes(mine, self.config.loss)
+            self.forwarded += (
+                forwarded(known)
+                if self.lm.shares
+                else sum(len(r.prompt_ids) + len(ids) - 1 for r in known for ids in r.responses)
+            )
+            yield collate(mine, self.config.loss, shares=self.lm.shares)
+
+    def _of_batch(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+        """Each row's figures, and the gradient of the summed loss."""
+        return loss_gradient(
+            self.model,
+            batch.forest,
+            partial(_summed, batch, self.config),
+            budget=self.plan.logits,
+            recompute=self.plan.recompute,
+        )
+
+    def _of_arrays(self, arrays: list[mx.array]) -> tuple[dict[str, mx.array], Any]:
+        count = len(Forest._fields)
+        return self._of_batch(Batch(Forest(*arrays[:count]), *arrays[count:]))
+
+    def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+        if self.compiled is None:
+            return self._of_batch(batch)
+        found: tuple[dict[str, mx.array], Any] = self.compiled([*padded(batch.forest), *batch[1:]])
+        return found
+
+    def _mean(self, figures: dict[str, list[np.ndarray]], count: int) -> dict[str, float]:
+        sums = [float(np.concatenate(figures.get(name) or [np.zeros(1)]).sum()) for name in FIGURES]
+        return {n: s / count for n, s in zip(FIGURES, self.ranks.sums(sums), strict=True)}
+
+    def __call__(self, rows: Sequence[TrainingRow]) -> tuple[dict[str, float], Any]:
+        """Mean figures of rows, and the gradient of their mean loss."""
+        total: Any = None
+        figures: dict[str, list[np.ndarray]] = {}
+        for batch in self._batches(self.ranks.mine(rows)):
+            each, grads = self._gradient(batch)
+            total = grads if total is None else tree_map(mx.add, total, grads)
+            mx.eval(each, total)
+            for name, array in each.items():
+                figures.setdefault(name, []).append(np.array(array))
+        if total is None:  # fewer rows than ranks
+            total = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        total = self.ranks.total(total)
+        return self._mean(figures, len(rows)), tree_map(lambda grad: grad / len(rows), total)
+
+    def figures(self, rows: Sequence[TrainingRow], at_once: int) -> dict[str, float]:
+        """Mean figures of rows without a gradient, under names that start with ``eval_``."""
+        found: dict[str, list[np.ndarray]] = {}
+        self.model.eval()
+        mine = self.ranks.mine(rows)
+        for start in range(0, len(mine), at_once):
+            for batch in self._batches(mine[start : start + at_once]):
+                _, each = batch_loss(self.model, batch, self.config, self.plan)
+                mx.eval(each)
+                for name, array in each.items():
+                    found.setdefault(name, []).append(np.array(array))
+        self.model.train()
+        return {f"eval_{name}": mean for name, mean in self._mean(found, len(rows)).items()}
