@@ -204,7 +204,8 @@ def _planned(
         shares=lm.shares,
         splits=lm.splits,
     )
-    (log.info if plan.fits else log.warning)("%s", plan)
+    if ranks.rank == 0:
+        (log.info if plan.fits else log.warning)("%s", plan)
     return plan
 
 

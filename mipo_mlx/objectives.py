@@ -183,6 +183,8 @@ def losses(
         label_smoothing=config.label_smoothing,
     )
     rewards = {"chosen_rewards": chosen, "rejected_rewards": rejected}
+    # what is told are TRL's rewards, of sums, whatever the loss makes of them
+    told = config.beta * ((logps[batch.sides] - batch.reference)[:, :2])
     if config.loss == "ipo":
         found = dpo.ipo_loss(**rewards, beta=config.beta)
     elif config.loss == "hinge":
@@ -203,10 +205,10 @@ def losses(
     if config.nll_weight:
         found = found - config.nll_weight * means[:, 0]
     figures |= {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).astype(mx.float32),
+        "rewards/chosen": told[:, 0],
+        "rewards/rejected": told[:, 1],
+        "rewards/margins": told[:, 0] - told[:, 1],
+        "rewards/accuracies": (told[:, 0] > told[:, 1]).astype(mx.float32),
         "nll_loss": -means[:, 0],
     }
     return found, figures

@@ -72,9 +72,9 @@ class Ranks:
         """The first rank's arrays, by name; all ranks hold the same names and shapes."""
         if self.size == 1:
             return dict(arrays)
-        kept = arrays if self.rank == 0 else {n: mx.zeros_like(a) for n, a in arrays.items()}
-        summed = {
-            name: mx.distributed.all_sum(array, group=self.group) for name, array in kept.items()
-        }
-        mx.eval(summed)
+        summed = {}
+        for name in sorted(arrays):  # the same order everywhere, each sent before the next
+            array = arrays[name] if self.rank == 0 else mx.zeros_like(arrays[name])
+            summed[name] = mx.distributed.all_sum(array, group=self.group)
+            mx.eval(summed[name])
         return summed

@@ -7,7 +7,6 @@ runs through a compiled function. What comes back is the mean over all rows, how
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -94,25 +93,27 @@ class Gradients:
             )
             yield collate(mine, self.config.loss, shares=self.lm.shares)
 
-    def _of_batch(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
-        """Each row's figures, and the gradient of the summed loss."""
-        return loss_gradient(
-            self.model,
-            batch.forest,
-            partial(_summed, batch, self.config),
-            budget=self.plan.logits,
-            recompute=self.plan.recompute,
-        )
+    def _of_batch(self, batch: Batch) -> tuple[mx.array, Any]:
+        """Log-probs of the forest's responses, and the gradient of the rows' summed loss."""
 
-    def _of_arrays(self, arrays: list[mx.array]) -> tuple[dict[str, mx.array], Any]:
+        def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+            return _summed(batch, self.config, logps)[0], {"logps": logps}
+
+        how = {"budget": self.plan.logits, "recompute": self.plan.recompute}
+        told, grads = loss_gradient(self.model, batch.forest, loss, **how)
+        return told["logps"], grads
+
+    def _of_arrays(self, arrays: list[mx.array]) -> tuple[mx.array, Any]:
         count = len(Forest._fields)
         return self._of_batch(Batch(Forest(*arrays[:count]), *arrays[count:]))
 
     def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+        """Each row's figures, and the gradient of the summed loss."""
         if self.compiled is None:
-            return self._of_batch(batch)
-        found: tuple[dict[str, mx.array], Any] = self.compiled([*padded(batch.forest), *batch[1:]])
-        return found
+            logps, grads = self._of_batch(batch)
+        else:
+            logps, grads = self.compiled([*padded(batch.forest), *batch[1:]])
+        return _summed(batch, self.config, logps)[1], grads
 
     def _mean(self, figures: dict[str, list[np.ndarray]], count: int) -> dict[str, float]:
         sums = [float(np.concatenate(figures.get(name) or [np.zeros(1)]).sum()) for name in FIGURES]

@@ -45,16 +45,20 @@ def padded(forest: Forest) -> Forest:
 
 
 class Compiled:
-    """A function of arrays and a model's state, compiled for the first ``MOST`` shapes.
+    """A function of arrays and a model's trained weights, compiled for the first ``MOST`` shapes.
 
     Args:
-        model: whose state goes in beside the arrays.
+        model: its frozen weights must stay as they are.
         function: of a list of arrays; it must not evaluate any.
     """
 
     def __init__(self, model: nn.Module, function: Callable[[list[mx.array]], Any]) -> None:
-        self.plain = function
-        self.compiled: Any = mx.compile(function, inputs=[model.state])
+        def traced(weights: Any, arrays: list[mx.array]) -> Any:
+            model.update(weights)
+            return function(arrays)
+
+        self.model, self.plain = model, function
+        self.compiled: Any = mx.compile(traced)
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def __call__(self, arrays: list[mx.array]) -> Any:
@@ -64,4 +68,8 @@ class Compiled:
         if shape not in self.shapes:
             self.shapes.add(shape)
             log.info("compiled shape %d of at most %d: %s", len(self.shapes), MOST, shape[:7:3])
-        return self.compiled(arrays)
+        weights = self.model.trainable_parameters()
+        try:
+            return self.compiled(weights, arrays)
+        finally:
+            self.model.update(weights)  # tracing leaves its own arrays there
