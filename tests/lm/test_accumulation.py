@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from mipo_mlx import objectives
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair, pad_right
 from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.prefix import other_states
 from mipo_mlx.objectives import TrainingRow
 from mipo_mlx.train import Trainer
 
 from . import archs
 from .test_forest import plain_logprobs, relative, with_lora
 
-NAMES = sorted({**archs.ARCHS, **archs.MORE_ARCHS})
+NAMES = sorted(archs.KNOWN)
 CUTS: dict[str, dict[str, int]] = {
     "1 x 4": {"batch_size": 4},
     "4 x 1": {"batch_size": 1, "gradient_accumulation_steps": 4},
@@ -53,7 +55,7 @@ def step_rows(negatives: int, seed: int = 6) -> list[TrainingRow]:
 
 def trainer(model: Any, rows: list[TrainingRow], **options: Any) -> Trainer:
     """Of these rows in one optimizer step."""
-    lm = LanguageModel(model, None, Path(), "random", "", None)
+    lm = LanguageModel(model, None, Path(), "random", "", None, shares=not other_states(model))
     made = Trainer(lm, rows, TrainConfig(beta=BETA, **options), seed=0)
     assert made.total == 1
     return made
@@ -100,13 +102,13 @@ def test_four_rows_are_four_batches_of_one_accumulated(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted: list[int] = []
-    plant = objectives.plant
 
-    def counted(rows: Any) -> Any:
+    def counted(planting: Any, rows: Any) -> Any:
         planted.append(len(rows))
-        return plant(rows)
+        return planting(rows)
 
-    monkeypatch.setattr(objectives, "plant", counted)
+    for way in ("plant", "alone"):
+        monkeypatch.setattr(objectives, way, partial(counted, getattr(objectives, way)))
     model = with_lora(name).train()
     rows = step_rows(4)
     value, wanted = stock_gradient(model, rows, one_by_one)
