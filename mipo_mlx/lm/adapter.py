@@ -88,6 +88,22 @@ def chosen_keys(model: Any, modules: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({key for keys in found.values() for key in keys}))
 
 
+def _refuse_odd_bits(lm: LanguageModel, shape: Shape) -> None:
+    """mlx-lm's DoRA takes ``32 // bits`` weights a word, which is wrong for 3, 5 and 6 bits."""
+    odd = {
+        module.bits
+        for block in lm.model.layers[-max(shape.num_layers, 0) :]
+        for name, module in block.named_modules()
+        if name in shape.keys and isinstance(module, nn.QuantizedLinear) and 32 % module.bits
+    }
+    if odd:
+        bits = ", ".join(map(str, sorted(odd)))
+        raise ModelError(
+            f"{lm.name}: mlx-lm's DoRA cannot stand on layers of {bits} bits.",
+            "take --fine-tune-type lora, or a model of 4 or 8 bits",
+        )
+
+
 def attach(
     lm: LanguageModel,
     *,
@@ -117,6 +133,8 @@ def attach(
     if _lora_modules(lm.model):
         raise ModelError(f"{lm.name} carries an adapter already.", "load the model without one")
     shape = Shape(rank, scale, num_layers, chosen_keys(lm.model, modules), kind)
+    if kind == "dora":
+        _refuse_odd_bits(lm, shape)
     lm.model.freeze()
     mx.random.seed(seed)
     try:
