@@ -261,15 +261,15 @@ def _run(
             store.write_arrays(STATE, arrays, about)
             store.write_jsonl("metrics.jsonl", metrics)
 
-    tell = tracker(config.report_to if ranks.rank == 0 else "", store.path)
     try:
-        for step in trainer.run():
-            metrics.append({"step": step.step, **step.values})
-            tell(step.step, step.values)
-            good = trainer.snapshot()
-            if step.step % config.save_every == 0 and step.step < step.total_steps:
-                save()
-            on_progress(f"train, loss {step.values['loss']:.3f}", step.step, step.total_steps)
+        with tracker(config.report_to if ranks.rank == 0 else "", store.path) as tell:
+            for step in trainer.run():
+                metrics.append({"step": step.step, **step.values})
+                tell(step.step, step.values)
+                good = trainer.snapshot()
+                if step.step % config.save_every == 0 and step.step < step.total_steps:
+                    save()
+                on_progress(f"train, loss {step.values['loss']:.3f}", step.step, step.total_steps)
     except BaseException:
         if len(metrics) > resumed:
             save()

@@ -45,9 +45,10 @@ class Prepared:
         return self.contexts + self.foils
 
 
-def _contrasts(
+def contrasts_of(
     inputs: Inputs, config: RunConfig, nearest: dict[str, list[str]] | None = None
 ) -> list[Contrast]:
+    """The pairs of a run, before any answer is written; hard negatives need ``nearest``."""
     each = config.generate.prompts_per_context
     if each < 0:
         single = len({context.owner for context in inputs.train_contexts}) < 2
@@ -75,7 +76,7 @@ def prepare(config: RunConfig) -> Prepared:
         ModelError: the model cannot be found or opened.
     """
     inputs = read_inputs(config.data)
-    contrasts = _contrasts(inputs, config)
+    contrasts = contrasts_of(inputs, config)
     lm = load_model(config.data.model, offline=config.data.offline)
     contexts, cut = cut_contexts(lm, inputs.train_contexts, inputs.train_prompts, config.generate)
     foils, _ = cut_contexts(lm, inputs.foils, inputs.train_prompts, config.generate)
@@ -98,7 +99,7 @@ def final_contrasts(
         journal=journal,
         foils=work.foils,
     )
-    return _contrasts(work.inputs, config, nearest)
+    return contrasts_of(work.inputs, config, nearest)
 
 
 def describe(made: Generated, work: Prepared) -> dict[str, Any]:

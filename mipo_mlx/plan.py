@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import batches
 from mipo_mlx.lm.footprint import Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import common_length, forwarded
+from mipo_mlx.lm.forest import Row, common_length, forwarded
 from mipo_mlx.objectives import TrainingRow, nodes
 
 AT_ONCE = 8192  # tokens forwarded at once, unless a context's pairs alone are more
@@ -133,12 +133,12 @@ def choose(
         limit: bytes there are.
         shares, splits: as of ``LanguageModel``.
     """
-    cut: dict[int, tuple[list[Geometry], int]] = {}
+    known: dict[int, tuple[list[Geometry], int]] = {}
     best: tuple[tuple[bool, float, int], Plan] | None = None
     for tried in _tried(config):
-        if tried.micro_batch not in cut:
-            cut[tried.micro_batch] = _cut(steps, tried.micro_batch, config.loss, shares)
-        forests, tokens = cut[tried.micro_batch]
+        if tried.micro_batch not in known:
+            known[tried.micro_batch] = cut(steps, tried.micro_batch, config.loss, shares)
+        forests, tokens = known[tried.micro_batch]
         logits = tried.logits if splits else 0
         step = max(
             step_bytes(forest, of, budget=logits, recompute=tried.recompute) for forest in forests
@@ -153,7 +153,14 @@ def choose(
     return best[1]
 
 
-def _cut(
+def tokens_of(rows: Sequence[Row], shares: bool) -> int:
+    """Tokens that are forwarded for the answers of some prompts, padding aside."""
+    if shares:
+        return forwarded(rows)
+    return sum(len(row.prompt_ids) + len(ids) - 1 for row in rows for ids in row.responses)
+
+
+def cut(
     steps: Sequence[Sequence[TrainingRow]], most: int, loss: str, shares: bool
 ) -> tuple[list[Geometry], int]:
     """Forests of all micro-batches of some steps, and the tokens that they forward."""
@@ -162,5 +169,5 @@ def _cut(
         for part in micro_batches(rows, most, AT_ONCE):
             known = nodes([rows[index] for index in part], loss)
             forests.append(Geometry.of(known, shares=shares))
-            tokens += forwarded(known) if shares else sum(one.tokens for one in forests[-1].passes)
+            tokens += tokens_of(known, shares)
     return forests, tokens

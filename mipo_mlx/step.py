@@ -17,11 +17,11 @@ from mlx.utils import tree_map
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.lm import head
 from mipo_mlx.lm.buckets import Compiled, padded
-from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, forwarded, sequence_logprobs
+from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, sequence_logprobs
 from mipo_mlx.lm.gradient import loss_gradient
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.objectives import FIGURES, Batch, TrainingRow, collate, losses, nodes
-from mipo_mlx.plan import AT_ONCE, Plan, micro_batches
+from mipo_mlx.plan import AT_ONCE, Plan, micro_batches, tokens_of
 from mipo_mlx.ranks import Ranks
 
 
@@ -85,12 +85,7 @@ class Gradients:
     def _batches(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
         for part in micro_batches(rows, self.plan.micro_batch, AT_ONCE):
             mine = [rows[index] for index in part]
-            known = nodes(mine, self.config.loss)
-            self.forwarded += (
-                forwarded(known)
-                if self.lm.shares
-                else sum(len(r.prompt_ids) + len(ids) - 1 for r in known for ids in r.responses)
-            )
+            self.forwarded += tokens_of(nodes(mine, self.config.loss), self.lm.shares)
             yield collate(mine, self.config.loss, shares=self.lm.shares)
 
     def _of_batch(self, batch: Batch) -> tuple[mx.array, Any]:
@@ -99,8 +94,10 @@ class Gradients:
         def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
             return _summed(batch, self.config, logps)[0], {"logps": logps}
 
-        how = {"budget": self.plan.logits, "recompute": self.plan.recompute}
-        told, grads = loss_gradient(self.model, batch.forest, loss, **how)
+        budget, recompute = self.plan.logits, self.plan.recompute
+        told, grads = loss_gradient(
+            self.model, batch.forest, loss, budget=budget, recompute=recompute
+        )
         return told["logps"], grads
 
     def _of_arrays(self, arrays: list[mx.array]) -> tuple[mx.array, Any]:

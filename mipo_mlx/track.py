@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ def _package(name: str) -> Any:
         ) from error
 
 
-def tracker(name: str, run: Path) -> Tell:
-    """What is told every step and its figures.
+@contextmanager
+def tracker(name: str, run: Path) -> Iterator[Tell]:
+    """What is told every step and its figures while this is open.
 
     Args:
         name: "" for nobody, ``tensorboard`` or ``wandb``.
@@ -35,16 +37,20 @@ def tracker(name: str, run: Path) -> Tell:
         ConfigError: the package is not installed.
     """
     if not name:
-        return lambda step, values: None
+        yield lambda step, values: None
+        return
     package = _package(name)
     if name == "wandb":
         session = package.init(project="mipo", name=run.name, dir=str(run))
-        return lambda step, values: session.log(dict(values), step=step)
-    writer = package.SummaryWriter(str(run / "tensorboard"))
+        try:
+            yield lambda step, values: session.log(dict(values), step=step)
+        finally:
+            session.finish()
+        return
+    with package.SummaryWriter(str(run / "tensorboard"), flush_secs=10) as writer:
 
-    def tell(step: int, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
-            writer.add_scalar(key, value, step)
-        writer.flush()
+        def tell(step: int, values: Mapping[str, float]) -> None:
+            for key, value in values.items():
+                writer.add_scalar(key, value, step)
 
-    return tell
+        yield tell

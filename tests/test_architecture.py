@@ -30,6 +30,7 @@ MAY: dict[str, set[str]] = {
     "objectives": {"core", "data", "lm"},
     "ranks": set(),
     "track": set(),
+    "doctor": {"data", "generate", "inputs", "lm", "objectives", "pairing", "plan"},
     "plan": {"data", "lm", "objectives"},
     "step": {"lm", "objectives", "plan", "ranks"},
     "train": {"data", "lm", "objectives", "plan", "ranks", "step"},

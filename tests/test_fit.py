@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from lm import archs
 from mipo_mlx import pipeline, tiny
 from mipo_mlx.config import resolve
 from mipo_mlx.data.batch import EncodedPair, batches
@@ -230,3 +231,41 @@ def test_bad_options_are_told_and_nothing_is_trained(
         train(run, made[1], **options)
     assert hint in caught.value.hint + caught.value.message
     assert not (run / "adapter").exists()
+
+
+def test_a_model_with_other_states_trains_on_given_pairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = archs.write(tmp_path / "model", "lfm2")
+    rows = [
+        {"prompt": f"What is {i}?", "chosen": "A number " * (1 + i), "rejected": "No."}
+        for i in range(5)
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"model": str(model), "pairs": str(pairs), "batch_size": 2, "learning_rate": 1e-3}
+    with caplog.at_level("INFO", logger="mipo_mlx"):
+        stats = train(tmp_path / "run", options, epochs=3)
+    assert "whole prompt" in caplog.text and "layers keep ArraysCache" in caplog.text
+    assert "plan: 2 pairs at once" in caplog.text
+    assert stats["last"]["rewards/margins"] > stats["first"]["rewards/margins"]
+    assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert stats["peak_memory_bytes"] > 0 and stats["predicted_peak_bytes"] > 0
+    assert (tmp_path / "run" / "adapter" / "adapters.safetensors").is_file()
+
+
+def test_a_memory_limit_cuts_the_step_and_not_the_result(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, run = fresh(made, tmp_path / "whole"), fresh(made, tmp_path / "run")
+    one = train(whole, made[1])
+    limit = 0.6 * one["predicted_peak_bytes"] / 2**30
+    with caplog.at_level("INFO", logger="mipo_mlx"):
+        two = train(run, made[1], memory_limit=limit)
+    assert two["peak_memory_bytes"] < one["peak_memory_bytes"]
+    assert "plan: 4 pairs at once" not in caplog.text or "checkpointed" in caplog.text
+    mine, theirs = (
+        mx.load(str(folder / "adapter" / "adapters.safetensors")) for folder in (whole, run)
+    )
+    gap = sum(float(((mine[name] - theirs[name]) ** 2).sum()) for name in mine)
+    assert (gap / sum(float((mine[name] ** 2).sum()) for name in mine)) ** 0.5 < 1e-4

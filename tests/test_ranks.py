@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +37,20 @@ def launch(run: Path, config: Path, stop: int = 0) -> None:
     script = run / "train.py"
     script.write_text(TRAIN)
     launcher = Path(sys.executable).parent / "mlx.launch"
-    found = subprocess.run(
+    process = subprocess.Popen(
         [launcher, "-n", "2", "--backend", "ring", sys.executable, script, run, config, str(stop)],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=100,
+        start_new_session=True,
     )
-    assert stop or "Traceback" not in found.stderr, found.stderr
+    try:
+        _, said = process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # ranks that wait for each other spin for ever
+        raise
+    assert stop or "Traceback" not in said, said
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

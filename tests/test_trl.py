@@ -5,8 +5,8 @@ token ids, loss, rewards, log-probs, and the gradient of every LoRA factor. Wher
 
 * an answer goes on after its end-of-turn token with what the chat template still writes (here a
   line break); ours ends with the end of turn. The test says which tokens they are, and cuts them;
-* ``ipo`` takes means over tokens, as ours does with ``--length-normalization``; there ours tells
-  rewards of means too, and TRL of sums. The same of ``sigmoid_norm``, ours being ``sigmoid``;
+* ``ipo`` takes means over tokens, as ours does with ``--length-normalization``; likewise its
+  ``sigmoid_norm``, ours being ``sigmoid``;
 * ``sigmoid`` knows no label smoothing; ``aot`` does, and is the same loss when rows come singly;
 * ``sft`` takes the mean over all tokens of a batch, ours over the means of its rows: likewise.
 """
@@ -258,8 +258,7 @@ def test_a_step_of_trl_is_ours(
     told = theirs[list(STEPS).index(name)]
     options = STEPS[name][1]
     values, gradient = our_step(folder, rows, options)
-    means = "length_normalization" in options
-    for figure in ("loss", *LOGPS, *(() if means else REWARDS)):
+    for figure in ("loss", *LOGPS, *REWARDS):
         assert values[figure] == pytest.approx(told["logged"][figure], rel=0, abs=1e-4), figure
     assert abs(told["logged"]["rewards/margins"]) > 0.1  # the policy is not the reference
     assert set(gradient) == set(told["gradient"])

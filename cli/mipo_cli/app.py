@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mipo_cli.commands import contexts, evaluate, generate, report, run, train
+from mipo_cli.commands import contexts, doctor, evaluate, generate, report, run, train
 from mipo_mlx import __version__
 from mipo_mlx.errors import MipoError
 
@@ -30,6 +30,7 @@ COMMANDS = {
     "eval": evaluate.command,
     "report": report.command,
     "contexts": contexts.command,
+    "doctor": doctor.command,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -91,13 +91,12 @@ def with_options(*sections: str) -> Callable[[Callable[..., None]], Callable[...
 
 
 def resolve(
-    run: Path, file: Path | None, sets: list[str] | None, flags: dict[str, Any]
+    run: Path | None, file: Path | None, sets: list[str] | None, flags: dict[str, Any]
 ) -> RunConfig:
     """One configuration: the run's own < TOML file < --set < flags."""
     layers: dict[str, Any] = {}
-    saved = run / "config.toml"
-    if saved.is_file():
-        layers.update(configuration.read_toml(saved))
+    if run is not None and (run / "config.toml").is_file():
+        layers.update(configuration.read_toml(run / "config.toml"))
     if file is not None:
         layers.update(configuration.read_toml(file))
     layers.update(configuration.parse_set(item) for item in sets or [])

@@ -115,6 +115,19 @@ def show_stats(step: str, stats: Mapping[str, Any]) -> None:
             console.print(f"  {name}: {_figure(name, value)}", markup=False)
 
 
+def show_doctor(summary: Mapping[str, Any]) -> None:
+    """Machine, then training, a line each, then the verdict."""
+    console = Console(highlight=False)
+    for part, figures in summary.items():
+        console.print(part)
+        for name, value in figures.items():
+            if name == "cached_models":
+                value = {key: f"{size / 2**30:.2f} GiB" for key, size in value.items()}
+            console.print(f"  {name}: {_figure(name, value)}", markup=False)
+    fits = summary["training"]["fits"]
+    console.print("it fits" if fits else "it does not fit")
+
+
 def _number(value: float, unit: str) -> str:
     return f"{100 * value:.1f}%" if unit.startswith("share") else f"{value:.2f}"
 

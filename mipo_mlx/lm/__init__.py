@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from mipo_mlx._blas import load_openblas
 
-load_openblas()
+OPENBLAS = load_openblas()

@@ -127,20 +127,20 @@ class Coefficients:
     of a chunk's logits.
     """
 
-    hidden: float = 4.25
-    heads: float = 2.88
-    gate: float = 4.89
-    shares: float = 0.98
-    keys: float = 1.9
-    token: float = 1.01
-    score: float = 1.96
-    head: float = 1.04
-    state: float = 2.08
-    held: float = 1.8
-    again_token: float = 0.92
-    again_score: float = 1.04
-    again: float = 1.17
-    logit: float = 0.78
+    hidden: float = 3.53
+    heads: float = 1.88
+    gate: float = 5.36
+    shares: float = 1.23
+    keys: float = 1.82
+    token: float = 0.97
+    score: float = 0.52
+    head: float = 2.26
+    state: float = 1.69
+    held: float = 2.06
+    again_token: float = 1.43
+    again_score: float = 0.62
+    again: float = 1.38
+    logit: float = 0.74
 
 
 def step_bytes(

@@ -312,6 +312,20 @@ def _within(forest: Forest) -> mx.array:
     return mx.minimum(forest.real, forest.responses.size - 1)
 
 
+def scored(model: Any, forest: Forest, held: Held | None = None, *, budget: int) -> np.ndarray:
+    """``sequence_logprobs`` as plain numbers [r], outside of any graph; quicker on a CPU."""
+    parts = head.parts(model) if budget else None
+    if parts is None or not head.on_cpu():
+        return np.array(sequence_logprobs(model, forest, held, budget=budget))
+    hidden = response_states(parts, model, forest, held)
+    mx.eval(hidden)
+    rows = head.chunk_rows(parts.vocabulary(hidden), budget)
+    values = head.values_by_numpy(parts.logits, hidden, targets_of(forest), rows)
+    sums = np.zeros(forest.responses.shape[0], dtype=np.float32)
+    np.add.at(sums, np.array(forest.real) // forest.responses.shape[1], values)
+    return sums
+
+
 def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None, **how: Any) -> mx.array:
     """``log p(y|x)`` of every response, summed over its tokens: nats, fp32 [r].
 

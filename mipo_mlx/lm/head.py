@@ -180,14 +180,29 @@ def slopes_by_numpy(
         states, wanted = hidden[start:end], np.array(targets[start:end])
         raw = logits(states[None])[0]
         off = np.array(raw.astype(mx.float32))
-        rows_of = np.arange(len(wanted))
-        off -= off.max(axis=1, keepdims=True)
-        picked = off[rows_of, wanted]
-        np.exp(off, out=off)
-        total = off.sum(axis=1, keepdims=True)
+        value, total = _exponentials(off, wanted)
+        values.append(value)
         off /= total
-        off[rows_of, wanted] -= 1.0
-        values.append(picked - np.log(total[:, 0]))
+        off[np.arange(len(wanted)), wanted] -= 1.0
         slope = _pulled(logits, states, mx.array(off).astype(raw.dtype))
         slopes.append(np.array(slope.astype(mx.float32)))
     return np.concatenate(values), np.concatenate(slopes)
+
+
+def values_by_numpy(logits: Logits, hidden: mx.array, targets: mx.array, rows: int) -> np.ndarray:
+    """The log-probs [n] of ``slopes_by_numpy`` alone."""
+    values = []
+    for start, end in _chunks(hidden.shape[0], rows):
+        raw = logits(hidden[None, start:end])[0]
+        wanted = np.array(targets[start:end])
+        values.append(_exponentials(np.array(raw.astype(mx.float32)), wanted)[0])
+    return np.concatenate(values)
+
+
+def _exponentials(raw: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probs [n] and the sum of exponentials [n, 1]; logits [n, v] become these, in place."""
+    raw -= raw.max(axis=1, keepdims=True)
+    picked = raw[np.arange(len(wanted)), wanted]
+    np.exp(raw, out=raw)
+    total = raw.sum(axis=1, keepdims=True)
+    return picked - np.log(total[:, 0]), total

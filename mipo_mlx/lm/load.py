@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mipo_mlx.errors import ModelError
 from mipo_mlx.lm.prefix import other_states
@@ -235,6 +237,93 @@ def load_model(
         max_tokens=_window(config),
         shares=not other_states(model),
     )
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without its weights: nothing of it is computed or kept in memory.
+
+    Attributes:
+        model: its modules; arrays are never to be evaluated.
+        config: contents of ``config.json``.
+        tokenizer: as of ``load_model``.
+        max_tokens: the window, None when the configuration has none.
+        weights: bytes that its weights take once loaded.
+        here: whether the weights lie on this machine.
+    """
+
+    model: Any
+    config: dict[str, Any]
+    tokenizer: Any
+    max_tokens: int | None
+    weights: int
+    here: bool
+
+
+def load_skeleton(
+    name: str, *, offline: bool = False, download: Download | None = None
+) -> Skeleton:
+    """A model's modules from its configuration alone; a hub's weights are not downloaded.
+
+    Raises:
+        ModelError: it cannot be found, or is of no kind that mlx-lm knows.
+    """
+    from mlx_lm import utils
+
+    folder = locate(name, offline=offline, download=download, weights=False)
+    config = _read_config(folder, weights=False)
+    try:
+        kind, arguments = utils._get_classes(config)
+        model = kind(arguments.from_dict(config))
+        _quantize(model, config)
+        tokenizer = _open_tokenizer(folder, config)
+    except Exception as error:  # any fault of foreign files; told with its place
+        raise ModelError(
+            f"{folder}: cannot be opened: {error}", "see mlx-lm's list of model types"
+        ) from error
+    files = list(folder.glob(WEIGHTS))
+    size = sum(file.stat().st_size for file in files) or _indexed(folder)
+    return Skeleton(
+        model, config, tokenizer, _window(config), size or _bytes(model, config), bool(files)
+    )
+
+
+def _quantize(model: Any, config: Mapping[str, Any]) -> None:
+    """As mlx-lm does it, with every layer quantized that can be."""
+    how = config.get("quantization")
+    if not isinstance(how, Mapping):
+        return
+
+    def wanted(path: str, module: Any) -> Any:
+        if path in how:
+            return how[path]
+        width = module.weight.shape[-1] if "weight" in module else 1
+        return hasattr(module, "to_quantized") and width % how["group_size"] == 0
+
+    nn.quantize(
+        model,
+        group_size=how["group_size"],
+        bits=how["bits"],
+        mode=how.get("mode", "affine"),
+        class_predicate=wanted,
+    )
+
+
+def _indexed(folder: Path) -> int:
+    """Bytes of all weights, as their index says; 0 without one."""
+    try:
+        text = (folder / "model.safetensors.index.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["metadata"]["total_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _bytes(model: Any, config: Mapping[str, Any]) -> int:
+    """Bytes of a model's arrays, floating ones in the precision that its configuration names."""
+    known = config.get("torch_dtype") or config.get("dtype")
+    half = known in ("float16", "bfloat16") or "quantization" in config
+    arrays = dict(tree_flatten(model.parameters())).values()
+    return sum(a.size * 2 if half and a.dtype == mx.float32 else a.nbytes for a in arrays)
 
 
 def _load_adapter(model: Any, folder: Path) -> None:

@@ -78,6 +78,11 @@ def left_aligned(columns: int, lengths: mx.array) -> Layout:
     return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths)
 
 
+def take(array: mx.array, rows: mx.array | None) -> mx.array:
+    """These rows of an array; None is all."""
+    return array if rows is None else array[rows]
+
+
 class GrowingCache:
     """Keys and values of one layer, in the interface that mlx-lm's models expect of a cache.
 
@@ -141,7 +146,7 @@ class GrowingCache:
         twin.held, twin.layout = self.held, layout
         if self.keys is not None and self.values is not None:
             arrays = (self.keys[..., : self.held, :], self.values[..., : self.held, :])
-            twin.keys, twin.values = arrays if rows is None else (a[rows] for a in arrays)
+            twin.keys, twin.values = (take(array, rows) for array in arrays)
         return twin
 
     @property
@@ -165,10 +170,7 @@ class SegmentedCache(GrowingCache):
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
         self.held += keys.shape[2]
         self.segments.append((keys, values, None))
-        every = [
-            (keys, values) if rows is None else (keys[rows], values[rows])
-            for keys, values, rows in self.segments
-        ]
+        every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
         joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
         return joined, other
 

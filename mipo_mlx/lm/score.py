@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import Row, alone, hold_in_chunks, plant, sequence_logprobs, stems_of
+from mipo_mlx.lm.forest import Row, alone, hold_in_chunks, plant, scored, stems_of
 from mipo_mlx.lm.load import LanguageModel
 
 WINDOW = 512  # rows planned together; bounds how long the first result waits
@@ -66,7 +64,7 @@ def _score_wave(
     for batch in plan(rows, indices, max_tokens):
         some = [rows[i] for i in batch]
         forest = plant(some, stems, [place[i] for i in batch]) if held else alone(some)
-        values = iter(np.array(sequence_logprobs(lm.model, forest, held, budget=budget)).tolist())
+        values = iter(scored(lm.model, forest, held, budget=budget).tolist())
         for index in batch:
             yield index, tuple(next(values) for _ in rows[index].responses)
 

@@ -1,0 +1,147 @@
+"""How a step is cut: what is chosen when memory is short, and what is predicted of it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from lm import archs
+from lm.test_forest import with_lora
+from mipo_mlx.config import TrainConfig
+from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.lm.footprint import Dimensions, Geometry, step_bytes
+from mipo_mlx.lm.forest import CAUSAL_PIECE, Row, alone, plant
+from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.objectives import TrainingRow
+from mipo_mlx.plan import AT_ONCE, LEAST_LOGITS, Plan, choose, micro_batches, steps_of
+
+OF = Dimensions(256, 6, 4, 2, 64, 768, 32_000)
+CONFIG = TrainConfig(batch_size=8)
+
+
+def rows(count: int, stem: int = 0, length: int = 40, answer: int = 20) -> list[TrainingRow]:
+    rng = random.Random(0)
+
+    def ids(size: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, archs.VOCAB) for _ in range(size))
+
+    shared = ids(stem)
+    return [
+        TrainingRow(
+            EncodedPair(
+                str(i),
+                shared + ids(length + i % 3),
+                (ids(answer), ids(max(1, answer - 3))),
+                "c" if stem else "",
+            ),
+            (0.0, 0.0),
+        )
+        for i in range(count)
+    ]
+
+
+def chosen(made: list[TrainingRow], limit: int, config: TrainConfig = CONFIG) -> Plan:
+    return choose([made], config, OF, fixed=10**6, limit=limit)
+
+
+def test_with_room_nothing_is_given_up() -> None:
+    plan = chosen(rows(8), 10**12)
+    assert plan.fits
+    assert (plan.micro_batch, plan.recompute, plan.logits) == (8, False, 2**28)
+    assert "8 pairs at once" in str(plan) and "may not fit" not in str(plan)
+
+
+def test_prompts_of_their_own_are_taken_fewer_at_once_before_anything_is_made_twice() -> None:
+    made = rows(8)
+    whole = chosen(made, 10**12)
+    plan = chosen(made, int(0.7 * whole.peak))
+    assert plan.fits and not plan.recompute
+    assert plan.micro_batch < 8 or plan.logits < whole.logits
+
+
+def test_a_shared_context_is_checkpointed_before_it_is_forwarded_for_each_pair() -> None:
+    made = rows(8, stem=600)
+    narrow = replace(OF, vocabulary=100)  # logits weigh nothing
+    peaks = [choose([made], CONFIG, narrow, fixed=0, limit=10**12).peak]
+    plan = choose([made], CONFIG, narrow, fixed=0, limit=int(0.7 * peaks[0]))
+    assert plan.fits
+    assert (plan.micro_batch, plan.recompute) == (8, True)
+
+
+def test_where_nothing_fits_the_leanest_is_taken_and_said() -> None:
+    plan = chosen(rows(8), 1)
+    assert not plan.fits and "may not fit" in str(plan)
+    assert plan.recompute and plan.logits < 4 * LEAST_LOGITS
+
+
+def test_what_the_options_say_is_kept() -> None:
+    asked = replace(CONFIG, micro_batch_size=3, gradient_checkpointing=True)
+    for limit in (1, 10**12):
+        plan = chosen(rows(8), limit, asked)
+        assert (plan.micro_batch, plan.recompute) == (3, True)
+
+
+def test_the_steps_looked_at_hold_the_longest() -> None:
+    made = [*rows(600), *rows(1, length=900)]
+    steps = steps_of(made, 2, seed=0)
+    assert len(steps) < 300
+    assert any(len(row.encoded.prompt_ids) >= 900 for step in steps for row in step)
+
+
+@pytest.mark.parametrize("stem", [0, 5, 300])
+def test_geometry_is_that_of_the_forest(stem: int) -> None:
+    made = [
+        Row(row.encoded.prompt_ids, row.encoded.responses, row.encoded.group)
+        for row in rows(5, stem)
+    ]
+    forest, shape = plant(made), Geometry.of(made)
+    stems, branches, answers = forest.stems, forest.branches, forest.responses
+    held = stems.shape[1] + branches.shape[1]
+    last = shape.passes[-1]
+    assert (last.rows, last.queries, last.keys) == (*answers.shape, held + answers.shape[1])
+    assert shape.answers == forest.real.size
+    pieces = shape.passes[: -1 - bool(branches.shape[1])]
+    assert sum(one.tokens for one in pieces) == stems.size
+    assert all(one.queries <= CAUSAL_PIECE for one in pieces)
+    single = Geometry.of(made, shares=False)
+    assert single.passes[0].tokens == alone(made).responses.size
+    assert single.answers == forest.real.size
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_prediction_is_near_what_mlx_counts(recompute: bool) -> None:
+    model = with_lora("llama").train()
+    config = archs.arguments("llama")
+    made = rows(8, stem=200)
+    known = [Row(r.encoded.prompt_ids, r.encoded.responses, r.encoded.group) for r in made]
+    forest = plant(known)
+    mx.eval(*forest)
+    weights = sum(a.nbytes for a in dict(tree_flatten(model.parameters())).values())
+    before = mx.get_active_memory()
+    peaks = []
+    for _ in range(2):
+        mx.reset_peak_memory()
+        found = loss_gradient(
+            model,
+            forest,
+            lambda logps: (logps.sum(), {"logps": logps}),
+            budget=2**24,
+            recompute=recompute,
+        )
+        mx.eval(found)
+        peaks.append(mx.get_peak_memory() - before)
+    guess = step_bytes(Geometry.of(known), Dimensions.of(config), budget=2**24, recompute=recompute)
+    assert weights < max(peaks)
+    assert 0.6 < guess / max(peaks) < 1.67  # a model of width 32; benchmarks/memory.py is the proof
+
+
+def test_micro_batches_hold_every_row_once() -> None:
+    made = rows(9, stem=50)
+    for most in (0, 1, 4):
+        parts = micro_batches(made, most, AT_ONCE)
+        assert sorted(index for part in parts for index in part) == list(range(9))
+        assert all(len(part) <= (most or 9) for part in parts)
