@@ -7,6 +7,7 @@ from typing import Any
 
 from mipo_mlx.core.stats import clustered_wilson, holm, mcnemar, needed, paired_bootstrap
 from mipo_mlx.evaluate import UNITS, Columns, Item
+from mipo_mlx.report import ALPHA
 
 # What a verdict is given on, all at once: Holm's family. More is better in each.
 HEADLINE = (
@@ -16,7 +17,6 @@ HEADLINE = (
     "reasoning/accuracy",
 )
 ACCURACIES = ("information/context_accuracy", "reasoning/accuracy")
-ALPHA = 0.05
 STATISTICS = 2  # changes whenever the same answers give other numbers
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-ALPHA = 0.05
+ALPHA = 0.05  # of every interval and test of a report
 
 
 def change(row: Mapping[str, Any]) -> str:
-    """ "rose" or "fell" where the interval clears 0 and Holm's correction, if any, keeps it."""
+    """Rose or fell where the interval clears 0 and Holm's correction, if any, keeps it; or none."""
     low, high = row["ci95"]
     if low <= 0 <= high or row.get("p_holm", row["p"]) > ALPHA:
         return "none seen"
@@ -30,8 +29,8 @@ def _unseen(row: Mapping[str, Any], count: int) -> str:
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """A line a headline metric: a gain or a fall, or how many would show a difference of its size.
 
-    The headline metrics are those with ``p_holm``: one family, so that all lines together call a
-    gain without any in at most 5% of runs.
+    The headline metrics are those with ``p_holm``. They are one family: without any effect, no more
+    than 5% of verdicts name a gain or a fall at all.
     """
     lines = []
     for name, row in metrics.items():

@@ -39,7 +39,7 @@ MAY: dict[str, set[str]] = {
         "train",
     },
     "evaluate": {"core", "data", "lm", "generate", "reference"},
-    "compare": {"core", "evaluate"},
+    "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},

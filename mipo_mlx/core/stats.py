@@ -107,11 +107,12 @@ def paired_bootstrap(
     seed: int,
     level: float = 0.95,
 ) -> Interval:
-    """Interval and p of ``mean(adapter - base)``: the wider of bootstrap-t and Student's t, per end.
+    """Interval and p of ``mean(adapter - base)``: at each end the wider of two.
 
     Bootstrap-t (Efron, Tibshirani 1993, ch. 12.5) follows the skew of few clusters, which
     percentiles do not; Student's t, clusters - 1 degrees of freedom, holds where few of them
-    changed at all and resampled errors collapse (these have a floor). ``p`` is the larger of both.
+    changed at all and resampled errors collapse (these have a floor). ``p`` is the larger of the
+    two. Simulated coverage: docs/log.md.
 
     Where all clusters agree exactly there is no error to go by: the interval is the one value, and
     p that of flipping signs, ``2^(1 - clusters)``; where this is not small the interval reaches 0.
