@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -163,6 +164,7 @@ def student_p(t: float, freedom: int) -> float:
     return min(1.0, max(0.0, 1 - inside))
 
 
+@lru_cache(maxsize=256)
 def student_quantile(level: float, freedom: int) -> float:
     """The t within which Student's distribution has probability ``level``, both sides."""
     low, high = 0.0, 1.0
@@ -214,7 +216,7 @@ def mcnemar(base: np.ndarray, adapter: np.ndarray) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
-def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float | int, n: float | int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a rate (Wilson 1927); both may be effective numbers."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     rate = successes / n
