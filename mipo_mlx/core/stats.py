@@ -213,7 +213,7 @@ def mcnemar(base: np.ndarray, adapter: np.ndarray) -> float:
     lost = int(np.sum((adapter < 0.5) & (base > 0.5)))
     changed, fewer = gained + lost, min(gained, lost)
     tail = sum(math.comb(changed, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def wilson(successes: float | int, n: float | int, level: float = 0.95) -> tuple[float, float]:
