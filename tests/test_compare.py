@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from mipo_mlx.compare import ACCURACIES, HEADLINE, compare
@@ -69,6 +70,11 @@ def test_rows_hold_what_each_kind_of_metric_needs() -> None:
                 assert 0 <= low < row[who] < high <= 1
     adjusted = multipletests([found[name]["p"] for name in HEADLINE], method="holm")[1]
     np.testing.assert_allclose([found[name]["p_holm"] for name in HEADLINE], adjusted)
+    # A family of four is judged at 5% / 4, so it takes more users than a metric alone.
+    alone = rows({PMI: base[PMI]}, {PMI: adapter[PMI]}, behind)[PMI]
+    assert alone["p_holm"] == alone["p"] == found[PMI]["p"]
+    ratio = ((norm.isf(0.00625) + norm.isf(0.2)) / (norm.isf(0.025) + norm.isf(0.2))) ** 2
+    assert found[PMI]["needed"] == pytest.approx(ratio * alone["needed"], abs=2)
 
 
 def test_answers_of_one_user_are_resampled_and_prompts_where_there_is_no_user() -> None:
