@@ -18,7 +18,6 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
-from mipo_mlx.core.stats import paired_bootstrap
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
 from mipo_mlx.generate import Ask, answer_key, encode, sample
 from mipo_mlx.lm.forest import Row
@@ -265,32 +264,6 @@ def measure(
     if any(item.prompt.kind == "choice" for item in items):
         columns["reasoning/choice_entropy"] = _choice_entropies(lm, items, generate)
     return columns, answers
-
-
-def compare(
-    base: Columns, adapter: Columns, items: Sequence[Item], *, resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Metrics with paired bootstrap 95% intervals; users are resampled whole."""
-    metrics: dict[str, dict[str, Any]] = {}
-    for name, unit in UNITS.items():
-        if name not in base:
-            continue
-        count = len(base[name])
-        clusters = [item.cluster for item in items][:count]
-        if name == "reasoning/choice_entropy":
-            clusters = [item.cluster for item in items if item.prompt.kind == "choice"]
-        interval = paired_bootstrap(
-            base[name], adapter[name], clusters=clusters, resamples=resamples, seed=seed
-        )
-        metrics[name] = {
-            "base": float(base[name].mean()),
-            "adapter": float(adapter[name].mean()),
-            "delta": interval.delta,
-            "ci95": [interval.low, interval.high],
-            "n": count,
-            "unit": unit,
-        }
-    return metrics
 
 
 def examples(

@@ -16,6 +16,7 @@ from typing import Any
 from mipo_mlx import evaluate as evaluation
 from mipo_mlx import fit
 from mipo_mlx import report as reporting
+from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, read_toml, to_toml
 from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.data.read import read_pairs
@@ -174,6 +175,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "seed": config.data.seed,
         "generate": _text_settings(config),
         "eval": asdict(config.eval),
+        "statistics": STATISTICS,
     }
     store = RunStore(run)
     if store.is_fresh("eval", key):
@@ -188,7 +190,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
             base, base_answers = evaluation.measure(*args, **common, who="base")
         tuned, tuned_answers = evaluation.measure(*args, **common, who="adapter")
         items = [item for group in groups for item in group.items]
-        metrics = evaluation.compare(
+        metrics = compare(
             base, tuned, items, resamples=config.eval.resamples, seed=config.data.seed
         )
     results = {
@@ -211,6 +213,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
         results = json.loads(path.read_text(encoding="utf-8"))
         steps = {name: step["stats"] for name, step in RunStore(run).manifest()["steps"].items()}
         summary = reporting.summarise(results, steps)
+        text = reporting.markdown(summary)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise MipoError(
             f"{path}: not a result of 'mipo eval'.", f"run 'mipo eval {run}' again"
@@ -221,7 +224,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
     summary["peak_memory_bytes"] = max(peaks, default=0)
     store = RunStore(run)
     store.write_json("report.json", summary)
-    store.write_text("report.md", reporting.markdown(summary))
+    store.write_text("report.md", text)
     return summary
 
 

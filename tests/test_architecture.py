@@ -13,7 +13,7 @@ FOUNDATION = {
     "mipo_mlx",
     *(f"mipo_mlx.{name}" for name in ("_blas", "types", "errors", "options", "config")),
 }
-STEPS = {"generate", "train", "evaluate", "report"}
+STEPS = {"generate", "train", "evaluate", "compare", "report"}
 # part -> parts of the library that it may import, besides the foundation and itself
 MAY: dict[str, set[str]] = {
     "types": set(),
@@ -39,6 +39,7 @@ MAY: dict[str, set[str]] = {
         "train",
     },
     "evaluate": {"core", "data", "lm", "generate", "reference"},
+    "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},

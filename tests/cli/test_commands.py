@@ -187,7 +187,7 @@ def test_json_is_one_object_on_stdout_for_every_command(tmp_path: Path) -> None:
 
 
 def summary() -> dict[str, Any]:
-    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "n": 256}
+    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "p": 1e-4, "n": 256}
     share, nats = {**row, "unit": "share of answers"}, {**row, "unit": "nats"}
     return {
         "metrics": {
@@ -218,7 +218,15 @@ def test_a_report_fits_sixty_columns_and_has_no_colour_codes_in_a_pipe(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 60
     assert "\x1b[" not in text
-    for part in ("own context rate", "50.0%", "75.0%", "20.0 to 30.0", "Why [b]?", "1.10 times"):
+    for part in (
+        "own context rate",
+        "50.0%",
+        "75.0%",
+        "20.0 to 30.0",
+        "Why [b]?",
+        "1.10 times",
+        "rose",
+    ):
         assert part in text, part
 
 
