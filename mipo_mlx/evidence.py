@@ -33,7 +33,7 @@ METRICS = {
     "diversity/self_bleu4": (
         "self-BLEU-4", "likeness of answers to each other; lower is more diverse", 0,
     ),
-    "length/response_tokens": ("answer length", "a control: neither longer nor shorter is better", 0),
+    "length/response_tokens": ("answer length", "neither longer nor shorter is better", 0),
     "reasoning/accuracy": ("accuracy", "answers whose final number or choice is right", 1),
     "reasoning/form_rate": ("form rate", "answers with a final number or choice to be read", 1),
     "reasoning/choice_entropy": ("choice entropy", "uncertainty over the offered choices", 0),
@@ -145,7 +145,9 @@ def _changed_options(steps: Mapping[str, Any], config: RunConfig) -> dict[str, A
         taken = {**inputs, **(inputs.get("eval") or {})}
         for name in set(taken) & set(flat) - {"model", "pairs", "adapter_path"}:  # hashes there
             flat[name] = taken[name]
-    return {name: flat[name] for name, (_, item, _) in options().items() if flat[name] != item.default}
+    return {
+        name: flat[name] for name, (_, item, _) in options().items() if flat[name] != item.default
+    }
 
 
 def provenance(steps: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -236,7 +238,7 @@ def limits(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
     ratio = summary.get("length_ratio")
     if ratio and not 1 / LENGTH_WARNING <= ratio <= LENGTH_WARNING:
         told.append(
-            f"The adapter's answers are {ratio:.2f} times as long as the base's: part of a gain may "
-            "be length alone."
+            f"The adapter's answers are {ratio:.2f} times as long as the base's: part of a gain "
+            "may be length alone."
         )
     return told

@@ -6,7 +6,7 @@ Every number on it stands in ``report.json``; ``page.html`` beside this module i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -66,7 +66,7 @@ def _outcome(name: str, low: Any, high: Any) -> tuple[str, str]:
     return sign, ("higher" if up else "lower") + good
 
 
-def _pair(row: Mapping[str, Any], name: str, show: Any) -> list[Row]:
+def _pair(row: Mapping[str, Any], name: str, show: Callable[[Any, str], Row]) -> list[Row]:
     """Both ends of an interval of a row, or nothing where it has none."""
     ends = row.get(name)
     return [show(end, row["unit"]) for end in ends] if ends else []
@@ -203,7 +203,7 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The page of a summary with ``plots``, ``provenance`` and ``limits``, as in ``report.json``."""
+    """The page of a summary as ``pipeline.report`` makes it and as it stands in ``report.json``."""
     return _template().render(
         summary=summary,
         rows=headline(summary["metrics"]),

@@ -1,7 +1,8 @@
 """Where files meet maths: each step is a function from the files before it to the files after it.
 
 ``generate`` -> ``pairs.jsonl`` -> ``train`` -> ``adapter/`` -> ``evaluate`` -> ``eval.json`` ->
-``report`` -> ``report.json``, ``report.html``. A step whose inputs are unchanged is not computed again.
+``report`` -> ``report.json``, ``report.html``. A step whose inputs are unchanged is not computed
+again.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> No
     """One metric's difference and interval, with its name and numbers above."""
     from matplotlib.transforms import blended_transform_factory
 
-    unit, factor = span(row["unit"])
+    factor = span(row["unit"])[1]
     low, high = (factor * value for value in row["ci95"])
     delta = factor * row["delta"]
     clear = low > 0 or high < 0
