@@ -62,7 +62,7 @@ def histogram(
         whole: they are whole numbers, so that bins end between them.
 
     Returns:
-        ``unit``, ``edges`` [bins + 1], ``counts`` and ``means`` by name; a bin holds its lower edge
+        ``unit``, ``whole``, ``edges`` [bins + 1], ``counts`` and ``means`` by name; a bin holds its lower edge
         and not its upper one.
     """
     finite = {
@@ -73,7 +73,7 @@ def histogram(
     if not every.size:
         return None
     low, high = float(every.min()), float(every.max())
-    step = _step(max(high - low, 1e-6 * max(1.0, abs(low))))
+    step = _step(high - low or max(1.0, abs(low)))
     if whole:
         step = max(1.0, float(math.ceil(step)))
     first = math.floor(low / step)
@@ -85,7 +85,8 @@ def histogram(
         counts[name] = np.bincount(places, minlength=count).tolist()
     return {
         "unit": unit,
-        "edges": [float(f"{edge:.6g}") for edge in edges],
+        "whole": whole,
+        "edges": [float(f"{edge:.12g}") for edge in edges],
         "counts": counts,
         "means": {name: float(array.mean()) for name, array in finite.items() if array.size},
     }
@@ -128,7 +129,7 @@ def plots(
     """
     items = results.get("items", {})
     lengths = list(pairs)
-    sides = {"chosen": [a for a, _ in lengths], "rejected": [b for _, b in lengths]}
+    sides = {"rejected": [b for _, b in lengths], "chosen": [a for a, _ in lengths]}
     return {
         "pmi": histogram(items.get("information/pmi", {}), "nats"),
         "answer_tokens": histogram(items.get("length/response_tokens", {}), "tokens", whole=True),

@@ -129,11 +129,18 @@ def _answers(examples: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         }
 
 
+def _bin(low: float, high: float, whole: bool) -> str:
+    """What a bin holds, in words."""
+    if not whole:
+        return f"{low:.12g} to {high:.12g}"
+    return f"{low + 0.5:.0f}" + (f" to {high - 0.5:.0f}" if high - low > 1 else "")
+
+
 def _bins(numbers: Mapping[str, Any]) -> Row:
     """A histogram as a table."""
     edges, counts = numbers["edges"], numbers["counts"]
     body = [
-        [f"{low:g} to {high:g}", *(str(count) for count in row)]
+        [_bin(low, high, numbers["whole"]), *(str(count) for count in row)]
         for low, high, *row in zip(edges, edges[1:], *counts.values(), strict=False)
     ]
     return {"head": [numbers["unit"], *counts], "body": body}

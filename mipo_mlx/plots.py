@@ -92,18 +92,19 @@ def _svg(figure: Figure, name: str, title: str, about: str) -> str:
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
+    ids: dict[str, str] = {}
+
+    def own(match: re.Match[str]) -> str:
+        return match[1] + ids.setdefault(match[2], f"{name}-{len(ids)}")
+
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         for key, value in list(element.attrib.items()):
             del element.attrib[key]
             key = key.rpartition("}")[2]
-            if key == "id":
-                value = f"{name}-{value}"
-            elif key == "href":
-                value = f"#{name}-{value[1:]}"
-            elif key == "style":
-                value = _style(value)
-            element.attrib[key] = value.replace("url(#", f"url(#{name}-")
+            value = _style(value) if key == "style" else value
+            pattern = {"id": "()(.+)", "href": "(#)(.+)"}.get(key, r"(url\(#)([^)]+)")
+            element.attrib[key] = re.sub(pattern, own, value)
     box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib.update(
