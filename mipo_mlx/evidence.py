@@ -62,8 +62,8 @@ def histogram(
         whole: they are whole numbers, so that bins end between them.
 
     Returns:
-        ``unit``, ``whole``, ``edges`` [bins + 1], ``counts`` and ``means`` by name; a bin holds its lower edge
-        and not its upper one.
+        ``unit``, ``whole``, ``edges`` [bins + 1], ``counts`` and ``means`` by name; a bin holds its
+        lower edge and not its upper one.
     """
     finite = {
         name: array[np.isfinite(array)]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Colours that nothing else has, one for each CSS variable that takes its place.
 INK, MUTED, BASE, ADAPTER = "#000001", "#000002", "#000003", "#000004"
 VARIABLES = {INK: "--ink", MUTED: "--muted", BASE: "--base", ADAPTER: "--adapter"}
-WIDTH = 4.7  # inches of 72 units
-STYLE = {
+WIDTH, RIGHT = 4.7, 0.15  # inches of 72 units; of a plot, and free at its right side
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mipo",
     "text.parse_math": False,
@@ -60,10 +60,13 @@ def span(unit: str) -> tuple[str, float]:
 
 
 @contextmanager
-def _figure(height: float, rows: Sequence[float]) -> Iterator[tuple[Figure, list[Axes]]]:
-    """An empty figure of ``height`` inches with axes below each other, of these relative heights.
+def _figure(
+    heights: Sequence[float], *, left: float, above: float, below: float, bottom: float = 0.0
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """An empty figure with panels below each other; no setting of the user's has a say in it.
 
-    No setting of the user's has a say in it.
+    Lengths are inches: of each panel, of the space left of, above and below each, and of what is
+    left free below the last. They are given, for to find them by drawing would take twice the time.
     """
     import matplotlib
     from matplotlib.figure import Figure as NewFigure
@@ -71,9 +74,16 @@ def _figure(height: float, rows: Sequence[float]) -> Iterator[tuple[Figure, list
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        figure = NewFigure(figsize=(WIDTH, height), layout="constrained")
-        grid = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": rows})
-        yield figure, list(grid[:, 0])
+        total = sum(heights) + len(heights) * (above + below) + bottom
+        figure = NewFigure(figsize=(WIDTH, total))
+        width = (WIDTH - left - RIGHT) / WIDTH
+        panels, place = [], total
+        for height in heights:
+            place -= above + height
+            box = (left / WIDTH, place / total, width, height / total)
+            panels.append(figure.add_axes(box))
+            place -= below
+        yield figure, panels
 
 
 def _style(text: str) -> str:
@@ -127,6 +137,7 @@ def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> No
     delta = factor * row["delta"]
     clear = low > 0 or high < 0
     colour = ADAPTER if clear else MUTED
+    place += 0.1
     axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
     axes.plot([low, high], [place, place], color=colour, marker="|", linestyle="none")
     axes.plot(
@@ -135,8 +146,8 @@ def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> No
     )  # fmt: skip
     side = blended_transform_factory(axes.transAxes, axes.transData)
     numbers = f"{shown(delta)} [{shown(low)}, {shown(high)}]"
-    axes.text(0, place - 0.4, name, transform=side, va="center", ha="left")
-    axes.text(1, place - 0.4, numbers, transform=side, va="center", ha="right")
+    axes.text(0, place - 0.42, name, transform=side, va="center", ha="left")
+    axes.text(1, place - 0.42, numbers, transform=side, va="center", ha="right")
 
 
 def forest(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
@@ -149,15 +160,15 @@ def forest(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -
     units: dict[str, list[str]] = {}
     for name, row in metrics.items():
         units.setdefault(span(row["unit"])[0], []).append(name)
-    rows = [len(group) + 0.9 for group in units.values()]
-    with _figure(0.46 * sum(rows), rows) as (figure, panels):
+    heights = [0.42 * len(group) for group in units.values()]
+    with _figure(heights, left=0.15, above=0.08, below=0.52) as (figure, panels):
         for axes, (unit, group) in zip(panels, units.items(), strict=True):
             for place, name in enumerate(group):
                 _interval(axes, place, names[name], metrics[name])
             axes.axvline(0, color=MUTED, linestyle=":", linewidth=1.2)
             low, high = axes.get_xlim()
             axes.set_xlim(min(low, -0.02 * (high - low)), max(high, 0.02 * (high - low)))
-            axes.set_ylim(len(group) - 0.6, -0.75)
+            axes.set_ylim(len(group) - 0.65, -0.65)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_xlabel(f"difference in {unit}")
@@ -180,7 +191,9 @@ def histogram(numbers: Mapping[str, Any], name: str, title: str) -> str:
         name: starts the ids.
         title: what is counted.
     """
-    with _figure(2.5, [1]) as (figure, (axes,)):
+    from matplotlib.ticker import MaxNLocator
+
+    with _figure([1.8], left=0.65, above=0.35, below=0.5) as (figure, (axes,)):
         about = []
         for (side, counts), look in zip(numbers["counts"].items(), LOOKS, strict=True):
             mean = numbers["means"].get(side)
@@ -193,8 +206,9 @@ def histogram(numbers: Mapping[str, Any], name: str, title: str) -> str:
                 axes.axvline(mean, ymax=0.06, **look)
         axes.set_xlabel(numbers["unit"])
         axes.set_ylabel("answers")
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        figure.legend(loc="outside upper left", ncols=2, borderpad=0)
+        axes.set_ylim(0, None)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
         edges = numbers["edges"]
         bins = f"{len(edges) - 1} bins from {edges[0]:g} to {edges[-1]:g} {numbers['unit']}"
         return _svg(figure, name, title, f"Histogram in {bins}: {'; '.join(about)}.")
@@ -213,7 +227,8 @@ def curves(numbers: Mapping[str, Any]) -> str:
     panels = [(title, [n for n in names if n in numbers]) for title, names in PANELS]
     panels = [panel for panel in panels if panel[1]]
     about = []
-    with _figure(0.3 + 1.25 * len(panels), [1] * len(panels)) as (figure, rows):
+    heights = [0.85] * len(panels)
+    with _figure(heights, left=0.55, above=0.3, below=0.1, bottom=0.42) as (figure, rows):
         for axes, (title, found) in zip(rows, panels, strict=True):
             for name in found:
                 held = name.startswith("eval_")
@@ -232,6 +247,8 @@ def curves(numbers: Mapping[str, Any]) -> str:
             axes.set_title(title, loc="left")
             if len(found) > 1:
                 axes.legend()
-            axes.sharex(rows[0])
+            if axes is not rows[-1]:
+                axes.sharex(rows[-1])
+                axes.tick_params(labelbottom=False)
         rows[-1].set_xlabel("optimizer step")
         return _svg(figure, "curves", "Training, first step to last", "; ".join(about) + ".")
