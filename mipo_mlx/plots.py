@@ -138,6 +138,7 @@ def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> No
     clear = low > 0 or high < 0
     colour = ADAPTER if clear else MUTED
     place += 0.1
+    axes.plot([0, 0], [place - 0.2, place + 0.45], color=MUTED, linestyle=":", linewidth=1.4)
     axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
     axes.plot([low, high], [place, place], color=colour, marker="|", linestyle="none")
     axes.plot(
@@ -165,7 +166,6 @@ def forest(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -
         for axes, (unit, group) in zip(panels, units.items(), strict=True):
             for place, name in enumerate(group):
                 _interval(axes, place, names[name], metrics[name])
-            axes.axvline(0, color=MUTED, linestyle=":", linewidth=1.2)
             low, high = axes.get_xlim()
             axes.set_xlim(min(low, -0.02 * (high - low)), max(high, 0.02 * (high - low)))
             axes.set_ylim(len(group) - 0.65, -0.65)

@@ -247,7 +247,7 @@ def test_more_keys_of_a_row_are_shown() -> None:
     }  # fmt: skip
     (table,) = read(page.render(found)).kind("headline")
     (node,) = (n for n in table.all("tr") if n.attributes.get("data-metric") == "information/pmi")
-    for text in ("[0.5, 1.5]", "[1.75, 2.25]", "p = 0.0625 (Holm)", "17 users", "effective 21.5"):
+    for text in ("[0.5, 1.5]", "[1.75, 2.25]", "p = 0.0625 (Holm)", "17 users", "effective n 21.5"):
         assert text in node.text
 
 
