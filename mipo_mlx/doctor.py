@@ -7,10 +7,7 @@ of its weights are enough.
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import mlx.core as mx
@@ -26,21 +23,14 @@ from mipo_mlx.lm.footprint import Dimensions
 from mipo_mlx.lm.load import Download, LanguageModel, Skeleton, load_skeleton
 from mipo_mlx.lm.memory import device_bytes, limit_bytes
 from mipo_mlx.lm.prefix import other_states
+from mipo_mlx.machine import here
 from mipo_mlx.objectives import TrainingRow, arrange
 from mipo_mlx.pairing import contrasts_of
 from mipo_mlx.plan import Plan, choose, cut, steps_of
 from mipo_mlx.types import Prompt
 
-PACKAGES = ("mipo-mlx", "mlx", "mlx-lm", "transformers", "numpy", "huggingface-hub")
 SHARE = 0.35  # of the rate of one large matrix product that a step gets, as seen
 ADVICE = "cut contexts (--max-prompt-tokens), take a smaller or quantized model, or more memory"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cached() -> dict[str, int]:
@@ -57,18 +47,11 @@ def _cached() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Platform, memory, versions and cached models."""
-    info = mx.device_info()
-    name = info.get("device_name") or info.get("architecture") or platform.machine()
     return {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "device": f"{mx.default_device()}: {name}",
+        **here(),
         "metal": mx.metal.is_available(),
         "recommended_bytes": device_bytes(),
         "blas": "OpenBLAS" if OPENBLAS else "MLX's own",
-        "versions": {package: _version(package) for package in PACKAGES},
         "cached_models": _cached(),
     }
 

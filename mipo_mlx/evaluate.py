@@ -266,6 +266,18 @@ def measure(
     return columns, answers
 
 
+def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:
+    """What each metric is the mean of: a value an answer, in the order of the items."""
+    return {
+        name: {
+            side: [float(f"{value:.6g}") for value in columns[name]]
+            for side, columns in (("base", base), ("adapter", adapter))
+        }
+        for name in UNITS
+        if name in base
+    }
+
+
 def examples(
     items: Sequence[Item], base: Mapping[str, Response], adapter: Mapping[str, Response]
 ) -> dict[str, Any]:
@@ -278,6 +290,7 @@ def examples(
         "examples": [
             {
                 "context_id": item.context.id if item.context else "",
+                "facts": dict(item.context.facts) if item.context else {},
                 "prompt": item.prompt.text,
                 "base": base[item.key].text,
                 "adapter": adapter[item.key].text,

@@ -1,7 +1,8 @@
 """Where files meet maths: each step is a function from the files before it to the files after it.
 
 ``generate`` -> ``pairs.jsonl`` -> ``train`` -> ``adapter/`` -> ``evaluate`` -> ``eval.json`` ->
-``report`` -> ``report.json``. A step whose inputs are unchanged is not computed again.
+``report`` -> ``report.json``, ``report.html``. A step whose inputs are unchanged is not computed
+again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mipo_mlx import evaluate as evaluation
-from mipo_mlx import fit
+from mipo_mlx import evidence, fit, page
 from mipo_mlx import report as reporting
 from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, read_toml, to_toml
@@ -198,23 +199,52 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "metrics": metrics,
         "held_out": inputs.held_out,
         **evaluation.examples(items, base_answers, tuned_answers),
+        "items": evaluation.values(base, tuned),
     }
     store.write_json("eval.json", results)
     store.record("eval", key, ["eval.json"], stats)
     return results
 
 
+def _rows(path: Path, step: str) -> Iterator[dict[str, Any]]:
+    """Rows of a step's JSONL, none where it was not written."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield dict(json.loads(line))
+            except (TypeError, ValueError) as error:
+                raise MipoError(
+                    f"{path}:{number}: not what 'mipo {step}' wrote.",
+                    f"run 'mipo {step}' again, or take the file away",
+                ) from error
+
+
+def _pair_tokens(run: Path) -> Iterator[tuple[int, int]]:
+    """Lengths of the chosen and the rejected answer of each pair that this run made."""
+    for row in _rows(run / "pairs.jsonl", "generate"):
+        yield int(row.get("chosen_length", 0)), int(row.get("rejected_length", 0))
+
+
 def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
-    """Summarise ``eval.json`` as ``report.json`` and ``report.md``."""
+    """Summarise ``eval.json`` as ``report.json``, ``report.md`` and ``report.html``."""
     path = run / "eval.json"
     if not path.is_file():
         raise ConfigError(f"{path}: nothing to report.", f"run 'mipo eval {run}' first")
+    store = RunStore(run)
+    done = store.manifest()["steps"]
+    training = list(_rows(run / "metrics.jsonl", "train"))
+    pairs = [] if config.train.pairs else list(_pair_tokens(run))
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        steps = {name: step["stats"] for name, step in RunStore(run).manifest()["steps"].items()}
+        steps = {name: step["stats"] for name, step in done.items()}
         summary = reporting.summarise(results, steps)
         text = reporting.markdown(summary)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        summary["plots"] = evidence.plots(results, training, pairs)
+        summary["provenance"] = evidence.provenance(done, config)
+        summary["limits"] = evidence.limits(summary, config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MipoError(
             f"{path}: not a result of 'mipo eval'.", f"run 'mipo eval {run}' again"
         ) from error
@@ -222,9 +252,9 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
     summary["seconds"] = round(sum(step.get("seconds", 0.0) for step in steps.values()), 2)
     peaks = [step.get("peak_memory_bytes", 0) for step in steps.values()]
     summary["peak_memory_bytes"] = max(peaks, default=0)
-    store = RunStore(run)
     store.write_json("report.json", summary)
     store.write_text("report.md", text)
+    store.write_text("report.html", page.render(summary))
     return summary
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mipo_mlx.errors import MipoError
+from mipo_mlx.machine import here
 
 MANIFEST = "manifest.json"
 CHECK = "check"  # name of the checksum in a journal's lines
@@ -167,12 +168,13 @@ class RunStore:
         outputs: Sequence[str],
         stats: Mapping[str, Any],
     ) -> None:
-        """Note a step as done with these inputs; ``outputs`` are names in the directory."""
+        """Note a step as done with these inputs, here; ``outputs`` are names in the directory."""
         manifest = self.manifest()
         manifest["steps"][step] = {
             "inputs": dict(inputs),
             "outputs": {name: file_hash(self.path / name) for name in outputs},
             "stats": dict(stats),
+            "made_on": here(),
         }
         self.write_json(MANIFEST, manifest)
 

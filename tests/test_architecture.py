@@ -30,7 +30,9 @@ MAY: dict[str, set[str]] = {
     "objectives": {"core", "data", "lm"},
     "ranks": set(),
     "track": set(),
-    "doctor": {"data", "generate", "inputs", "lm", "objectives", "pairing", "plan"},
+    "doctor": {
+        *("data", "generate", "inputs", "lm", "machine", "objectives", "pairing", "plan"),
+    },
     "plan": {"data", "lm", "objectives"},
     "step": {"lm", "objectives", "plan", "ranks"},
     "train": {"data", "lm", "objectives", "plan", "ranks", "step"},
@@ -41,14 +43,21 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
+    "machine": set(),
+    "evidence": set(),
+    "plots": set(),
+    "page": {"data", "evidence", "plots"},
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},
     "pairing": {"data", "lm", "generate", "inputs", "nearest", "reference"},
     "trial": {"data", "lm", "generate", "pairing", "reference"},
     "inputs": {"bank", "data", "lm", "tiny"},
     "preview": {"data", "inputs", "lm"},
-    "store": set(),
-    "pipeline": {"core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS},
+    "store": {"machine"},
+    "pipeline": {
+        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS),
+        *("evidence", "page"),
+    },
 }
 
 
@@ -100,6 +109,8 @@ def test_slow_imports_wait_and_stay_in_one_place(path: Path) -> None:
         if package in ("mlx_lm", "transformers", "tokenizers"):
             assert not at_top, f"{name} imports {module} when it is imported"
             assert name.startswith("mipo_mlx.lm") or name == "mipo_mlx.tiny.pretrain", name
+        if package == "matplotlib":
+            assert not at_top and name == "mipo_mlx.plots", f"{name} imports {module}"
         if package == "mlx":
             assert not name.startswith(("mipo_mlx.data", "mipo_cli")), f"{name} imports mlx"
 

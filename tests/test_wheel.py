@@ -53,6 +53,7 @@ def test_contents(wheel: Path) -> None:
         "mipo_cli/py.typed",
         "mipo_mlx/tiny/model/model.safetensors",
         "mipo_mlx/tiny/model/PROVENANCE.json",
+        "mipo_mlx/page.html",
         "mipo_mlx/tiny/samples/contexts_heldout.jsonl",
     ):
         assert name in names
@@ -81,6 +82,7 @@ def test_it_runs_in_an_empty_environment_without_a_network(wheel: Path, tmp_path
     summary = json.loads(call(*words, cwd=tmp_path, env=environment).stdout)
     assert summary["metrics"]["information/pmi"]["n"] > 0
     assert (tmp_path / "out" / "adapter" / "adapters.safetensors").is_file()
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     where = call(
         binary / "python", "-c", "import mipo_mlx; print(mipo_mlx.__file__)",
         cwd=tmp_path, env=environment,

@@ -19,6 +19,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="One option as key=value.", metavar="KEY=VALUE")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print the verdict and the table as Markdown on stdout.")
+]
 
 
 def allowed(item: Any) -> str:

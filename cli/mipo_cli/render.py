@@ -96,6 +96,13 @@ def show_json(summary: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
+def show_markdown(summary: Mapping[str, Any]) -> None:
+    """The verdict and the table, to be pasted elsewhere."""
+    from mipo_mlx.report import markdown
+
+    sys.stdout.write(markdown(summary))
+
+
 def _figure(name: str, value: Any) -> str:
     """One value of a summary, in words."""
     if isinstance(value, Mapping):

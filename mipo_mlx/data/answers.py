@@ -39,6 +39,26 @@ def grade(text: str, facts: Mapping[str, str], known: Collection[str]) -> Grade:
     return Grade(own=right and not wrong, wrong=wrong)
 
 
+def stated(text: str, facts: Mapping[str, str]) -> list[tuple[int, int, str]]:
+    """Where a text states a user's facts, as ``grade`` counts them.
+
+    Returns:
+        start, end and attribute of each place, in order; of places that overlap the first, and of
+        those that start together the longest.
+    """
+    found = [
+        (match.start(), match.end(), name)
+        for name, value in facts.items()
+        if value
+        for match in _word(value).finditer(text)
+    ]
+    places: list[tuple[int, int, str]] = []
+    for start, end, name in sorted(found, key=lambda place: (place[0], -place[1])):
+        if not places or start >= places[-1][1]:
+            places.append((start, end, name))
+    return places
+
+
 def parse_number(text: str) -> str | None:
     """The number after the last ``####``, commas stripped and sign kept; None without one."""
     found = re.findall(r"####\s*\$?(-?[\d,]*\d)", text)

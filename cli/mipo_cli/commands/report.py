@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mipo_cli.options import ConfigFile, Json, Sets, resolve, with_options
-from mipo_cli.render import progress, show_json, show_report
+from mipo_cli.options import ConfigFile, Json, Markdown, Sets, resolve, with_options
+from mipo_cli.render import progress, show_json, show_markdown, show_report
 
 
 @with_options()
@@ -18,8 +18,11 @@ def command(
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: Json = False,
+    as_markdown: Markdown = False,
 ) -> None:
-    """Show the results of eval, and write RUN/report.json and RUN/report.md."""
+    """Show the results of eval; write RUN/report.html, RUN/report.json and RUN/report.md."""
+    if as_json and as_markdown:
+        raise typer.BadParameter("give --json or --markdown, not both")
     resolved = resolve(run, config, sets, flags)
     from mipo_mlx import pipeline
 
@@ -27,5 +30,7 @@ def command(
         summary = pipeline.report(run, resolved, bars)
     if as_json:
         show_json(summary)
+    elif as_markdown:
+        show_markdown(summary)
     else:
         show_report(summary)
