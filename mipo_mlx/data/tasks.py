@@ -24,7 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mipo_mlx.data.finals import final_number, spell
+from mipo_mlx.data.final_numbers import final_number, spell
 from mipo_mlx.data.rows import Fault, Row, id_field, kind_of, read_records, rows, text_field, text_of
 from mipo_mlx.data.wording import ask_choice, ask_number
 from mipo_mlx.errors import DataError
@@ -151,7 +151,7 @@ def _mmlu_fields(row: Row, number: int, source: str, style: str) -> Prompt:
         "question": row["question"],
         "choices": [row[label] for label in "ABCD"],
         "answer": row["answer"],
-        "subject": row["subject"],
+        "subject": row.get("subject", ""),
     }
     return _mmlu(made, number, source, style)
 
@@ -189,7 +189,7 @@ def _read_bare(path: Path) -> Iterator[Source]:
         subject = subject.removesuffix(ending)
     reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
-        for row in reader:
+        for row in filter(None, reader):
             if len(row) != len(FIELDS):
                 yield reader.line_num, Fault(
                     f"{len(row)} fields, not {len(FIELDS)}.", "question, four choices, letter"
