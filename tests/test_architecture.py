@@ -38,7 +38,8 @@ MAY: dict[str, set[str]] = {
         *("data", "lm", "objectives", "plan", "ranks", "reference", "step", "store", "track"),
         "train",
     },
-    "evaluate": {"core", "data", "lm", "generate", "reference"},
+    "tasks": {"core", "data", "lm", "generate", "reference"},
+    "evaluate": {"core", "data", "lm", "generate", "reference", "tasks"},
     "report": {"core", "data"},
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},
@@ -47,7 +48,10 @@ MAY: dict[str, set[str]] = {
     "inputs": {"bank", "data", "lm", "tiny"},
     "preview": {"data", "inputs", "lm"},
     "store": set(),
-    "pipeline": {"core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS},
+    "pipeline": {
+        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "tasks"),
+        *STEPS,
+    },
 }
 
 
