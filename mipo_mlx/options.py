@@ -256,7 +256,8 @@ class EvalConfig:
         200, "Problems drawn from each of --tasks; 0 takes all.", low=0, high=1_000_000
     )
     task_prompts: str = option(
-        "ours", "How problems of --tasks are worded: our way or the paper's.",
+        "ours",
+        "How problems of --tasks are worded: our way or the paper's.",
         choices=("ours", "paper"),
     )
     task_max_tokens: int = option(

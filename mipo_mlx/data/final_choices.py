@@ -17,9 +17,10 @@ from mipo_mlx.data.statements import (
 )
 
 Choices = Sequence[tuple[str, str]]
-_LEAD = r"""[\s("'\[{\#:=$-]*(?:(?:therefore|thus|so|clearly|definitely|probably|likely|simply|just|only
-    |most\ likely|option|choice|letter|number|answer|statement|is|be|either|both)\b[\s:=]*)*[(\["'\s]*"""
-_REASON = r"(?:because|since|as|is|with|for|which|due|not|but|in|if)"
+_LEAD = r"""[\s("'\[{\#:=$-]*(?:(?:therefore|thus|so|clearly|definitely|probably|likely|simply|just
+    |only|most\ likely|option|choice|letter|number|answer|statement|is|be|either|both)\b[\s:=]*)*
+    [(\["'\s]*"""
+_REASON = r"(?:because|since|as|is|with|for|which|due|not|but|in|if|and|or)"
 _NO_MORE = r"(?!\w|[%/]\s?\w|[.,]\d|'\w|-\w)"  # a label is no part of a longer word
 
 
@@ -35,16 +36,22 @@ class _Reader:
                 self.texts[words] = label
         one = "|".join(map(re.escape, sorted(self.labels, key=len, reverse=True)))
         self.one = rf"(?<![\w.$])(?:{one}){_NO_MORE}"
-        small = rf"(?:{one.lower()})(?=\s*[)\].:]|\s*$)"
-        self.led = re.compile(rf"(?i:{_LEAD})(?P<label>{self.one}|{small})(?P<rest>.*)", re.X | re.S)
-        self.hedge = re.compile(rf"[\s)\].]*(?:,|and|or|&|/)(?:\s|,|and|or|option|\()*(?:{self.one})")
-        self.denied = re.compile(rf"(?i:not|than|instead of|over)\s+(?i:option\s+)?\(?{self.one}\)?")
+        small = rf"(?:{one.lower()})(?=\s*[)\].:]|\s*$)"  # else "a" is an article
+        self.led = re.compile(
+            rf"(?i:{_LEAD})(?P<label>{self.one}|{small})(?P<rest>.*)", re.X | re.S
+        )
+        self.hedge = re.compile(
+            rf"[\s)\].]*(?:,|and|or|&|/)(?:\s|,|and|or|option|\()*(?:{self.one})"
+        )
+        self.denied = re.compile(
+            rf"(?i:not|nor|neither|than|instead of|over)\s+(?i:option\s+)?\(?{self.one}\)?"
+        )
         self.named = re.compile(
-            rf"(?i:\b(?:option|choice|letter)\s+)\(?(?P<a>{self.one})|\((?P<b>{self.one})\)"
+            rf"(?i:\b(?:option|choice|letter)\s+)\(?(?P<a>{self.one}|{small})|\((?P<b>{self.one})\)"
             rf"|(?i:\b(?:so|thus|therefore|hence|be|is|it's)|[:=→])\W{{0,3}}(?P<c>{self.one})\W*$"
         )
         self.praised = re.compile(
-            rf"\(?(?P<label>{self.one})\)?(?:[.:)]\s[^.\n]{{0,80}}?)?\s+(?:is|seems|must be|would be)\s+"
+            rf"\(?(?P<label>{self.one})\)?(?:[.:)]\s[^.\n]{{0,80}}?)?\s+(?:is|seems|must be)\s+"
             r"(?:(?:the|most|likely|probably|only)\s+)*(?:correct|right|best|answer)\b"
         )
 
@@ -61,6 +68,8 @@ class _Reader:
     def _held(self, text: str) -> str | None:
         """The one choice whose text the sentence holds."""
         words = f" {_words(text)} "
+        for known in self.texts:
+            words = re.sub(rf" (?:not|nor|than|of) (?:an? |the )?{re.escape(known)} ", " ", words)
         found = [known for known in self.texts if f" {known} " in words]
         longest = [a for a in found if not any(a != b and f" {a} " in f" {b} " for b in found)]
         return self.texts[longest[0]] if len(longest) == 1 else None
@@ -88,7 +97,7 @@ class _Reader:
         if "A" in found and not re.search(r"\bA\b(?!\s+[a-z])", sentence):
             found.discard("A")  # an article
         if found:
-            return True, found.pop() if len(found) == 1 else None
+            return True, found.pop().upper() if len(found) == 1 else None
         held = self._held(sentence)
         return held is not None, held
 
@@ -107,7 +116,7 @@ class _Reader:
         last = self.denied.sub(" ", sentences(text)[-1])
         found = {label for match in self.named.finditer(last) for label in match.groups() if label}
         if found:
-            return found.pop() if len(found) == 1 else None
+            return found.pop().upper() if len(found) == 1 else None
         refused = REFUSAL.search(text) and not any(REFUSAL.search(known) for known in self.texts)
         return None if refused else self._by_text(last) or self._held(last)
 

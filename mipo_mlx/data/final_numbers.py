@@ -24,9 +24,10 @@ _UNITS = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _WORD = re.compile(
     rf"(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<ones>{'|'.join(_UNITS[1:10])}))?\b"
-    rf"|(?P<unit>{'|'.join(reversed(_UNITS))})\b",
+    rf"|(?P<unit>{'|'.join(reversed(_UNITS))})\b(?:\s(?P<scale>hundred|thousand|million)\b)?",
     re.IGNORECASE,
 )
+_AND = re.compile(r"[\s-]*(?:and\s+)?")
 _SCALES = {"hundred": 2, "thousand": 3, "k": 3, "million": 6, "billion": 9, "trillion": 12}
 _NUMBER = re.compile(
     r"""
@@ -34,7 +35,7 @@ _NUMBER = re.compile(
     (?:(?:US|CA|AU)?[$€£¥₹]\s?(?P<late>-)?)?
     (?P<digits>(?>(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|(?<![\w.])\.\d+))
     (?:[eE](?P<exponent>[+-]?\d+))?
-    (?:\s*[×x*]\s*10\^\{?(?P<power>-?\d+)\}?)?
+    (?:\s*[x*]\s*10\^\{?(?P<power>-?\d+)\}?)?
     (?!(?:st|nd|rd|th)\b)
     (?:\s(?P<over>\d+)/(?P<under>\d+)(?![\d/]) | \s?/\s?(?P<divisor>\d+(?:\.\d+)?)(?![\d/]))?
     (?:\s?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<k>[kK])\b)?
@@ -47,7 +48,7 @@ _LEAD = re.compile(
     (?P<minus>(?:minus|negative)\s+|-\s+)?""",
     re.VERBOSE | re.IGNORECASE,
 )
-_MORE = re.compile(r"[\s)\]]*(?:[-+×x*/^:÷]|–|to\b|or\b)\s*(?=[-($]*\d)")
+_MORE = re.compile(r"[\s)\]]*(?:[-+x*/^:÷\u2013]|to\b|or\b)\s*(?=[-($]*\d)")
 _OTHER = re.compile(r"\s*or\s+")
 _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*|__([^_\n]{1,40})__")
 
@@ -81,6 +82,9 @@ def _first(text: str) -> tuple[Fraction | None, str]:
         tens = (_TENS.index(word["tens"].lower()) + 2) * 10 if word["tens"] else 0
         ones = word["ones"] or word["unit"]
         value = Fraction(tens + (_UNITS.index(ones.lower()) if ones else 0))
+        value *= 10 ** _SCALES[word["scale"].lower()] if word["scale"] else 1
+        if _WORD.match(_AND.sub("", text[word.end() :], count=1)):
+            return None, ""  # more than this reads
     if value is None:
         return None, ""
     found = match or word
@@ -118,6 +122,8 @@ def _last_number(text: str) -> Fraction | None:
             bold = [a or b for a, b in _BOLD.findall(sentence)]
             marked = [value for value, _ in map(_first, bold) if value is not None]
             plain = unmarked(sentence)
+            aside = re.sub(r"\([^()]*\)", "", plain)
+            plain = aside if _numbers(aside) else plain
             found = _numbers(plain)
             if not found:
                 continue

@@ -10,12 +10,12 @@ The last statement wins. A statement is ``#### N``, ``\\boxed{N}``, or "(final) 
 * A statement without a value, or of what the answer is *not*, is none. After "Wait", "Actually",
   "Sorry" or "No," what follows the last statement is read.
 * Without a statement: for numbers the last sentence that has one, there the bold one, else the one
-  after the last "=", else the last. For choices a label that opens or closes the text, "option C" or
-  "(C)" in the last sentence, or the one choice whose text it holds. A refusal says nothing.
+  after the last "=", else the last. For choices a label that opens or closes the text, "option C"
+  or "(C)" in the last sentence, or the one choice whose text it holds. A refusal says nothing.
 * An answer that was cut off counts only with a whole statement, for ``12`` may be ``120``'s start.
 * Commas between thousands, signs, currencies, percent signs, units, bold, LaTeX, thoughts in
-  ``<think>`` and further questions that a model asks itself are seen through. 25% is 25; 1/2 is 0.5;
-  numbers are compared exactly, so 0.33 is not 1/3.
+  ``<think>`` and further questions that a model asks itself are seen through. 25% is 25; 1/2 is
+  0.5; numbers are compared exactly, so 0.33 is not 1/3.
 * Only labels that were offered count. A label wins over a choice whose text looks like one.
 
 Not covered: commas as decimal marks; number words beyond ninety-nine; sums that are left undone.
@@ -34,9 +34,10 @@ _LATEX = (
     (r"\{,\}", ","),
     (r"\\[!,;: ]", ""),
     (r"\\([$%&#])", r"\1"),
-    (r"\\(?:times|cdot)\b", "×"),
+    (r"\\(?:times|cdot)\b|\u00d7", "x"),
     (r"\\(?:approx|sim)\b", "≈"),
     (r"\^\{?\\circ\}?", "°"),
+    (r"(?<=[A-Za-z])\^\{?\d\}?", ""),  # of a unit
     (r"(?<=\d)\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}", r" \1/\2"),
     (r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2"),
     (r"\\f?boxed\s*\{([^{}]*)\}", "\x02\\1\x03"),
@@ -66,7 +67,8 @@ def tidy(text: str) -> str:
 
 def unmarked(text: str) -> str:
     """Without bold, italics and code."""
-    return re.sub(r"\*\*|__|`|(?<!\d)\*(?!\s)|\*(?![\d\s])", "", text)
+    marks = r"\*\*|__|`|(?<!\d)\*(?!\s)|\*(?![\d\s])|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)"
+    return re.sub(marks, "", text)
 
 
 _NOUN = r"\b(?:answer|result|solution)\b"
@@ -78,7 +80,7 @@ NUMBER_CUE = re.compile(_CUE, re.IGNORECASE)
 CHOICE_CUE = re.compile(
     rf"{_CUE}|\b(?:choice|option)\s*(?::|is\b(?!\s+not\b))"
     r"|\b(?:correct|best|right)\s+(?:one|statement)\s*(?::|is\b(?!\s+not\b))"
-    r"|\b(?:I|we|I'd|I'll)\s+(?:(?:would|will|must|'d|'ll)\s+)?(?:choose|select|pick|go\ with|say)\b",
+    r"|\b(?:I|we|I'd|I'll)\s+(?:(?:would|will|must)\s+)?(?:choose|select|pick|go\ with|say)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
@@ -86,8 +88,9 @@ CORRECTION = re.compile(
     r"(?:^|[.!?\n])\W*(?:(?:wait|actually|correction|sorry|oops)\b|no,)", re.IGNORECASE
 )
 REFUSAL = re.compile(
-    r"\b(?:I(?:'m| am) (?:sorry|unable|not (?:able|sure))|I (?:cannot|can't|can not|don't know)"
-    r"|(?:cannot|can't|can not|could not|impossible to) (?:be )?(?:determine|answer|solve|calculate)"
+    r"\b(?:I(?:'m| am) (?:sorry,? but|unable|not (?:able|sure))"
+    r"|I (?:cannot|can't|can not|don't know)"
+    r"|(?:cannot|can't|can not|could not|impossible to) (?:be )?(?:determine|answer|solve)"
     r"|(?:not enough|insufficient) (?:information|data))",
     re.IGNORECASE,
 )

@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from mipo_mlx.data.final_numbers import final_number, spell
-from mipo_mlx.data.rows import Fault, Row, id_field, kind_of, read_records, rows, text_field, text_of
+from mipo_mlx.data.rows import (
+    Fault,
+    Row,
+    id_field,
+    kind_of,
+    read_records,
+    rows,
+    text_field,
+    text_of,
+)
 from mipo_mlx.data.wording import ask_choice, ask_number
 from mipo_mlx.errors import DataError
 from mipo_mlx.types import Prompt
@@ -64,9 +73,7 @@ def _choice_prompt(
         raise Fault(f"labels {', '.join(labels)} are not unique.", "one label a choice")
     if key not in labels:
         raise Fault(f"the answer {key!r} is none of {', '.join(labels)}.", "see the data set")
-    return Prompt(
-        id, ask_choice(question, offered, style), key, "choice", source, choices=offered
-    )
+    return Prompt(id, ask_choice(question, offered, style), key, "choice", source, choices=offered)
 
 
 def _list_field(row: Mapping[str, Any], name: str) -> list[Any]:
@@ -191,9 +198,8 @@ def _read_bare(path: Path) -> Iterator[Source]:
     try:
         for row in filter(None, reader):
             if len(row) != len(FIELDS):
-                yield reader.line_num, Fault(
-                    f"{len(row)} fields, not {len(FIELDS)}.", "question, four choices, letter"
-                )
+                fault = f"{len(row)} fields, not {len(FIELDS)}."
+                yield reader.line_num, Fault(fault, "question, four choices, letter")
             else:
                 yield reader.line_num, dict(zip(FIELDS, row, strict=True)) | {"subject": subject}
     except csv.Error as error:
