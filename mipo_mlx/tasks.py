@@ -127,12 +127,12 @@ def grade_letters(prompts: Sequence[Prompt], logps: Sequence[Sequence[float]]) -
     for prompt, row in zip(prompts, logps, strict=True):
         own = [label for label, _ in offered(prompt)].index(prompt.answer or "")
         right.append(all(row[own] > other for at, other in enumerate(row) if at != own))
-        entropy.append(float(choice_entropy(mx.array([list(row)])).item()))
+        entropy.append(choice_entropy(mx.array([list(row)])).item())
     correct = np.array(right, float)
     return {
         "letter_correct": correct,
         "letter_wrong": 1 - correct,
-        "entropy": np.array(entropy),
+        "entropy": np.array(entropy, float),
     }
 
 
