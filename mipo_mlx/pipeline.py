@@ -260,6 +260,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
 
 def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """All four steps; steps already done with the same inputs are skipped."""
+    tasking.read_tasks(config.eval, seed=config.data.seed, offline=config.data.offline)
     if not config.train.pairs:
         generate(run, config, on_progress)
     train(run, config, on_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mipo_mlx.data.read import read_prompts
 from mipo_mlx.data.rows import read_json
 from mipo_mlx.errors import ConfigError, DataError
 from mipo_mlx.lm.load import load_model
+from mipo_mlx.lm.score import score
 from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Prompt, Response
 
@@ -183,17 +185,28 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
     lm = load_model("embedded")
     known = read_prompts(SAMPLES_DIR / "problems_heldout.jsonl")
     config = resolve().generate
-    shares = {}
+
+    def quiet(stage: str, done: int, total: int) -> None: ...
+
     for kind in ("number", "choice"):
-        task = tasks.Task(kind, [prompt for prompt in known if prompt.kind == kind][:24])
-        shares[kind] = tasks.measure(
-            lm, task, config, max_tokens=48, on_progress=lambda *_: None, who="base"
+        prompts = [prompt for prompt in known if prompt.kind == kind][:24]
+        right = tasks.Task(kind, prompts)
+        columns = tasks.measure(lm, right, config, max_tokens=48, on_progress=quiet, who="base")
+        assert columns["parsed"].mean() > 0.9
+        assert columns["correct"].mean() > 0.7
+        assert ("entropy" in columns) == (kind == "choice")
+        others = {"A": "B", "B": "C", "C": "A"}
+        wrong = [replace(p, answer=others.get(p.answer or "", "A")) for p in prompts]
+        if kind == "choice":  # it answers at once, so both modes ask the same
+            assert columns["correct"].tolist() == columns["letter_correct"].tolist()
+            task = tasks.Task(kind, wrong)
+            columns = tasks.measure(lm, task, config, max_tokens=48, on_progress=quiet, who="base")
+            assert max(columns["correct"].mean(), columns["letter_correct"].mean()) < 0.2
+        rows = (
+            list(score(lm, tasks.letter_rows(lm, prompts[:4], config))) if kind == "choice" else []
         )
-        assert shares[kind]["parsed"].mean() > 0.9
-    assert "entropy" not in shares["number"]
-    greedy, letters = shares["choice"]["correct"], shares["choice"]["letter_correct"]
-    assert len(greedy) == len(letters) == 24
-    assert greedy.mean() == letters.mean()  # it answers at once, so both ask the same
+        for row in rows:  # nearly all it may say is one of the labels
+            assert 0.9 < np.exp(row).sum() <= 1 + 1e-4
 
 
 def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
@@ -226,6 +239,13 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     gsm8k(sums, 3)  # other problems under the same name are measured anew
     again = pipeline.evaluate(run, config)
     assert again["metrics"]["tasks/gsm8k/accuracy"]["n"] == 3
+
+
+def test_a_run_tells_faults_of_tasks_before_anything_is_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="absent.jsonl: no such file"):
+        pipeline.run(run, resolve(flags={"tasks": "sums=absent.jsonl"}))
+    assert not run.exists()
 
 
 def test_problems_that_were_trained_on_are_refused(tmp_path: Path) -> None:
