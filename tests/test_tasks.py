@@ -50,6 +50,20 @@ def test_answers_are_correct_wrong_unparsed_or_cut_off() -> None:
     }
 
 
+def test_choices_are_right_by_their_label() -> None:
+    problems = [choice(str(n), "B") for n in range(5)]
+    texts = ["The answer is A", "The answer is B", "The answer is C", "text B.", "The answer is D"]
+    columns = tasks.grade_answers(problems, [said(text) for text in texts])
+    assert columns["correct"].tolist() == [0, 1, 0, 1, 0]
+    assert columns["parsed"].tolist() == [1, 1, 1, 1, 0]
+
+
+def test_own_gold_numbers_count_by_value() -> None:
+    problems = [Prompt(text, "?", text, "number") for text in ("1,200", "1200.0", "-3", "1/2")]
+    answers = [said(f"#### {text}") for text in ("1200", "$1,200", "3", "0.5")]
+    assert tasks.grade_answers(problems, answers)["correct"].tolist() == [1, 1, 0, 1]
+
+
 def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wrong() -> None:
     problems = [
         choice("1", "A"),
@@ -243,7 +257,7 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
 
 def test_a_run_tells_faults_of_tasks_before_anything_is_made(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(DataError, match="absent.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
         pipeline.run(run, resolve(flags={"tasks": "sums=absent.jsonl"}))
     assert not run.exists()
 

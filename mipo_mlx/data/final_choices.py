@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mipo_mlx.data.statements import (
     CHOICE_CUE,
     CORRECTION,
+    LONGEST,
     REFUSAL,
     Statement,
     sentences,
@@ -112,7 +113,7 @@ class _Reader:
             if alone:
                 return alone["label"].upper()
         if led == [lines[0]] or re.match(rf"\W*(?:{self.one})\s+(?:because|since|as)\b", lines[0]):
-            return self.at_start(lines[0])[1]
+            return self.at_start(lines[0][:LONGEST])[1]
         last = self.denied.sub(" ", sentences(text)[-1])
         found = {label for match in self.named.finditer(last) for label in match.groups() if label}
         if found:

@@ -27,6 +27,7 @@ _WORD = re.compile(
     rf"|(?P<unit>{'|'.join(reversed(_UNITS))})\b(?:\s(?P<scale>hundred|thousand|million)\b)?",
     re.IGNORECASE,
 )
+MOST_DIGITS = 100
 _AND = re.compile(r"[\s-]*(?:and\s+)?")
 _SCALES = {"hundred": 2, "thousand": 3, "k": 3, "million": 6, "billion": 9, "trillion": 12}
 _NUMBER = re.compile(
@@ -54,8 +55,14 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*|__([^_\n]{1,40})__")
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
+    """The number of a match; None for what divides by zero or runs on without end."""
+    if max(len(part or "") for part in match.groups()) > MOST_DIGITS:
+        return None
     value = Fraction(match["digits"].replace(",", ""))
-    value *= Fraction(10) ** min(300, int(match["exponent"] or 0) + int(match["power"] or 0))
+    power = int(match["exponent"] or 0) + int(match["power"] or 0)
+    if abs(power) > MOST_DIGITS:
+        return None
+    value *= Fraction(10) ** power
     if match["under"] or match["divisor"]:
         below = Fraction(match["under"] or match["divisor"])
         if not below:
@@ -116,7 +123,7 @@ def _stated_number(said: Statement) -> tuple[bool, Fraction | None]:
 
 def _last_number(text: str) -> Fraction | None:
     """Of the last sentence that has one: in bold, else after "=", else the last."""
-    unlisted = re.sub(r"^\s*(?:\d+[.)]|Step \d+[:.])\s+(?=\S)", "", text, flags=re.MULTILINE)
+    unlisted = re.sub(r"^[ \t]*(?:\d+[.)]|Step \d+[:.])\s+(?=\S)", "", text, flags=re.MULTILINE)
     for source in (unlisted, text):
         for sentence in reversed(sentences(source)):
             bold = [a or b for a, b in _BOLD.findall(sentence)]
@@ -160,12 +167,13 @@ def spell(value: Fraction) -> str:
     """A number as its shortest exact text: ``-3``, ``0.5``, ``1/3``."""
     if value.denominator == 1:
         return str(value.numerator)
-    rest = value.denominator
+    rest, places = value.denominator, 0
     for prime in (2, 5):
+        count = 0
         while rest % prime == 0:
-            rest //= prime
+            rest, count = rest // prime, count + 1
+        places = max(places, count)
     if rest > 1:
         return f"{value.numerator}/{value.denominator}"
-    places = next(n for n in range(1, 400) if (value * 10**n).denominator == 1)
     digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

@@ -50,7 +50,9 @@ _LATEX = (
     (r"[\u00a0\u202f\u2009]", " "),
     ("[\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]", "'"),
 )
-_NEXT_QUESTION = re.compile(r"^\W*(?:new question|question|q)\s*\d*:", re.IGNORECASE | re.MULTILINE)
+_NEXT_QUESTION = re.compile(
+    r"^\W{0,9}(?:new question|question|q)\s*\d*:", re.IGNORECASE | re.MULTILINE
+)
 
 
 def tidy(text: str) -> str:
@@ -85,7 +87,7 @@ CHOICE_CUE = re.compile(
 )
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 CORRECTION = re.compile(
-    r"(?:^|[.!?\n])\W*(?:(?:wait|actually|correction|sorry|oops)\b|no,)", re.IGNORECASE
+    r"(?:^|[.!?\n])\W{0,9}(?:(?:wait|actually|correction|sorry|oops)\b|no,)", re.IGNORECASE
 )
 REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:sorry,? but|unable|not (?:able|sure))"
@@ -95,13 +97,15 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+LONGEST = 1000  # characters of a statement that are read
+
 
 @dataclass(frozen=True)
 class Statement:
     """What stands after a cue.
 
     Attributes:
-        text: all that follows.
+        text: what follows, at most ``LONGEST`` characters.
         sentence: its first sentence, or what is in the box.
         whole: more follows than that, so it is no torso even where the answer was cut off.
         hash: the cue was ``####``.
@@ -121,13 +125,15 @@ def statements(text: str, cue: re.Pattern[str]) -> Iterator[Statement]:
         rest = text[match.end() :].lstrip(" \t\n:=")
         if match["box"]:
             inside, _, after = rest.partition("\x03")
+            inside = inside[:LONGEST]
             yield Statement(inside, inside, True, False, after)
             continue
-        end = _SENTENCE_END.search(rest)
+        end = _SENTENCE_END.search(rest[:LONGEST])
         cut = end.start() if end else len(rest)
         after = rest[cut:]
         whole = "\n" in after or bool(after.strip(" .!?\x03"))
-        yield Statement(rest, rest[:cut], whole, match["hash"] is not None, after)
+        told = rest[:LONGEST]
+        yield Statement(told, told[:cut], whole, match["hash"] is not None, after)
 
 
 def sentences(text: str) -> list[str]:

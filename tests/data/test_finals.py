@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from fractions import Fraction
 
 import pytest
@@ -315,6 +317,7 @@ LETTERS = [
     (KINDS, "The answer is A gas.", "A"),
     (KINDS, "the answer is not a liquid but a solid.", "C"),
     (KINDS, "The answer is neither A nor B.", None),
+    (KINDS, "The answer is easily found: A solid keeps its form, C.", "C"),
     # none
     (KINDS, "The answer is E", None),
     (THREE, "The answer is D.", None),
@@ -377,3 +380,50 @@ def test_numbers_are_equal_exactly() -> None:
     assert [spell(Fraction(text)) for text in ("-3", "1/2", "-1/40", "1/3", "1000000")] == [
         *("-3", "0.5", "-0.025", "1/3", "1000000"),
     ]
+
+
+def test_whatever_a_model_writes_is_read_at_once() -> None:
+    """Noise made of what the parsers look for raises nothing and takes no time."""
+    parts = (
+        *("The answer is ", "answer: ", "#### ", "\\boxed{", "}", "\\frac{1}{", "**", "<think>"),
+        *(
+            "A",
+            "B. ",
+            "(C)",
+            " or ",
+            " and ",
+            "not ",
+            "1",
+            ",000",
+            "1/0",
+            "-",
+            "$",
+            "%",
+            ".",
+            "=",
+            "e9",
+        ),
+        *(
+            "\n",
+            " ",
+            "a gas",
+            "Wait, ",
+            "Question: ",
+            "twenty",
+            " million",
+            "\\",
+            "_",
+            "x 10^",
+            "9" * 50,
+        ),
+    )
+    rng = random.Random(0)
+    texts = ["".join(rng.choices(parts, k=rng.randint(1, 60))) for _ in range(300)]
+    texts += [part * 400 for part in parts] + ["0." + "3" * 9000, "1e999999", "1e-999999"]
+    began = time.process_time()
+    for text in texts:
+        for cut_off in (False, True):
+            number = final_number(text, cut_off=cut_off)
+            assert number is None or Fraction(spell(number)) == number
+            assert final_choice(text, KINDS, cut_off=cut_off) in (None, *"ABCD")
+    assert time.process_time() - began < 60
