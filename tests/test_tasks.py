@@ -225,7 +225,13 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
 
 def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     sums, choices = gsm8k(tmp_path / "g.jsonl", 6), arc(tmp_path / "a.jsonl", 4)
-    given = {"max_steps": 1, "resamples": 100, "eval_contexts": 4, "candidates": 2}
+    given = {
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "resamples": 100,
+        "eval_contexts": 4,
+        "candidates": 2,
+    }
     given |= {"prompts_per_context": 1, "eval_prompts_per_context": 1, "task_max_tokens": 24}
     run = tmp_path / "run"
     config = resolve(flags={**given, "tasks": f"gsm8k={sums},arc={choices}", "task_limit": 5})
@@ -247,6 +253,12 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
         assert mean == pytest.approx(np.mean(columns["entropy"]))
         sums_to_one = zip(columns["parsed"], columns["unparsed"], columns["cut_off"], strict=True)
         assert {sum(parts) for parts in sums_to_one} == {1}
+    (task,) = tasks.read_tasks(options(f"arc={choices}"), seed=0, offline=True)
+    lm = load_model("embedded")  # the model without adapter
+    logps = list(score(lm, tasks.letter_rows(lm, task.prompts, config.generate)))
+    alone = tasks.grade_letters(task.prompts, logps)["entropy"]
+    assert kept["arc"]["base"]["entropy"] == pytest.approx(alone, abs=1e-4)
+    assert kept["arc"]["adapter"]["entropy"] != pytest.approx(alone, abs=1e-3)
     before = (run / "eval.json").read_bytes()
     pipeline.evaluate(run, config)
     assert (run / "eval.json").read_bytes() == before
