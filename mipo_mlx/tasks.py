@@ -27,7 +27,7 @@ from mipo_mlx.data import wording
 from mipo_mlx.data.finals import final_answer, is_right, offered
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.tasks import read_task
-from mipo_mlx.errors import ConfigError
+from mipo_mlx.errors import ConfigError, DataError
 from mipo_mlx.generate import Ask, encode, sample
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
@@ -99,7 +99,11 @@ def check_window(
     longest = replace(generate, max_tokens=max_tokens)
     for task in tasks:
         for prompt in task.prompts:
-            encode(lm, None, prompt, longest)
+            try:
+                encode(lm, None, prompt, longest)
+            except DataError as error:
+                hint = "lower --task-max-tokens, or take --task-prompts ours"
+                raise DataError(error.message, hint) from error
 
 
 def grade_answers(prompts: Sequence[Prompt], answers: Sequence[Response]) -> Columns:
@@ -179,8 +183,8 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Figures with paired bootstrap 95% intervals over problems, by name.
 
-    A figure of some problems only has the count of each side in ``counted``; one that nothing
-    counts for on a side is left out. ``sd`` is over problems.
+    A figure of some problems only has the count of each side in ``counted``, the lesser as ``n``;
+    one that nothing counts for on a side is left out. ``sd`` is over problems.
     """
     figures: dict[str, dict[str, Any]] = {}
     for name, (column, among, unit) in FIGURES.items():
@@ -199,7 +203,7 @@ def compare(
             "adapter": float(own[1].mean()),
             "delta": interval.delta,
             "ci95": [interval.low, interval.high],
-            "n": interval.n,
+            "n": min(map(len, own)),
             "unit": unit,
         }
         if among:

@@ -91,7 +91,7 @@ def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wr
         assert row["base"] == pytest.approx(values.mean(), abs=1e-4)
         assert row["delta"] == pytest.approx(-values.mean() / 2, abs=1e-4)
         assert row["sd"] == pytest.approx([values.std(), values.std() / 2], abs=1e-4)
-        assert row["n"] == 4
+        assert row["n"] == len(at)
         assert row.get("counted", [4, 4]) == [len(at), len(at)]
     assert figures["letter_accuracy"]["base"] == 0.5
     assert "accuracy" not in figures
@@ -265,6 +265,16 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     gsm8k(sums, 3)  # other problems under the same name are measured anew
     again = pipeline.evaluate(run, config)
     assert again["metrics"]["tasks/gsm8k/accuracy"]["n"] == 3
+
+
+def test_a_problem_beyond_the_window_is_named_with_its_line(tmp_path: Path) -> None:
+    given = options(f"sums={gsm8k(tmp_path / 'g.jsonl', 2)}")
+    problems = tasks.read_tasks(given, seed=0, offline=True)
+    lm, config = load_model("embedded"), resolve().generate
+    tasks.check_window(lm, problems, config, 512)
+    with pytest.raises(DataError, match=r"g\.jsonl:1: .*window of 1024 tokens") as caught:
+        tasks.check_window(lm, problems, config, 1020)
+    assert "--task-max-tokens" in caught.value.hint
 
 
 def test_a_run_tells_faults_of_tasks_before_anything_is_made(tmp_path: Path) -> None:
