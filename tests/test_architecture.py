@@ -40,7 +40,8 @@ MAY: dict[str, set[str]] = {
         *("data", "lm", "objectives", "plan", "ranks", "reference", "step", "store", "track"),
         "train",
     },
-    "evaluate": {"core", "data", "lm", "generate", "reference"},
+    "tasks": {"core", "data", "lm", "generate", "reference"},
+    "evaluate": {"core", "data", "lm", "generate", "reference", "tasks"},
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
     "machine": set(),
@@ -55,8 +56,8 @@ MAY: dict[str, set[str]] = {
     "preview": {"data", "inputs", "lm"},
     "store": {"machine"},
     "pipeline": {
-        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS),
-        *("evidence", "page"),
+        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "tasks"),
+        *("evidence", "page", *STEPS),
     },
 }
 

@@ -99,6 +99,16 @@ def _studentized(spread: _Spread, resamples: int, seed: int) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True)
+class Between:
+    """A difference of means with its interval, and the items behind it."""
+
+    delta: float
+    low: float
+    high: float
+    n: int
+
+
 def paired_bootstrap(
     base: np.ndarray,
     adapter: np.ndarray,
@@ -149,6 +159,54 @@ def paired_bootstrap(
         beyond = min(int((drawn >= seen).sum()), int((drawn <= seen).sum()))
         p = max(min(1.0, 2 * (beyond + 1) / (resamples + 1)), student_p(seen, m - 1))
     return Interval(delta, low, high, spread.n, p, m, spread.error, spread.effective_n)
+
+
+def paired_bootstrap_among(
+    base: np.ndarray,
+    base_counts: np.ndarray,
+    adapter: np.ndarray,
+    adapter_counts: np.ndarray,
+    *,
+    resamples: int = 10_000,
+    seed: int,
+    level: float = 0.95,
+) -> Between:
+    """Percentile bootstrap of ``mean(adapter) - mean(base)``, each over the items that count there.
+
+    Items are resampled, both sides of one together; draws in which nothing counts on a side are
+    left out.
+
+    Args:
+        base: value of each item under the base [n].
+        base_counts: 1 where the item counts there, else 0 [n].
+        adapter: value of the same items under the adapter [n].
+        adapter_counts: likewise [n].
+        resamples: draws.
+        seed: of numpy's generator.
+        level: coverage, in (0, 1).
+
+    Raises:
+        ValueError: lengths differ, or nothing counts on a side.
+    """
+    sides = [np.asarray(a, float) for a in (base, base_counts, adapter, adapter_counts)]
+    if len({side.shape for side in sides}) > 1 or sides[0].ndim != 1:
+        raise ValueError("all four must be one-dimensional and of one length")
+    if not sides[1].any() or not sides[3].any():
+        raise ValueError("at least one item must count on each side")
+    sums = np.stack([sides[0] * sides[1], sides[1], sides[2] * sides[3], sides[3]])
+    rng = np.random.default_rng(seed)
+    size = sums.shape[1]
+    deltas = []
+    for start in range(0, resamples, 256):
+        draw = rng.integers(0, size, (min(256, resamples - start), size))
+        totals = sums[:, draw].sum(axis=2)
+        totals = totals[:, (totals[1] > 0) & (totals[3] > 0)]
+        deltas.append(totals[2] / totals[3] - totals[0] / totals[1])
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(deltas), [tail, 1 - tail])
+    total = sums.sum(axis=1)
+    delta = float(total[2] / total[3] - total[0] / total[1])
+    return Between(delta, float(low), float(high), int(size))
 
 
 def student_p(t: float, freedom: int) -> float:
