@@ -47,6 +47,7 @@ MAY: dict[str, set[str]] = {
     "inputs": {"bank", "data", "lm", "tiny"},
     "preview": {"data", "inputs", "lm"},
     "store": set(),
+    "arena": {"core", "data", "store"},
     "pipeline": {"core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS},
 }
 

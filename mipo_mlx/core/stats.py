@@ -59,8 +59,8 @@ def paired_bootstrap(
     return Interval(float(difference.mean()), float(low), float(high), int(difference.size))
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a rate (Wilson 1927)."""
+def wilson(successes: int | float, n: int | float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a rate (Wilson 1927); counts may be effective, not whole."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     rate = successes / n
     centre = rate + z * z / (2 * n)
