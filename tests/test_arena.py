@@ -12,8 +12,11 @@ import pytest
 import scipy.stats
 
 from arena_runs import better, make_run, row, write_rows
+from mipo_mlx import pipeline
 from mipo_mlx.arena import Arena, open_arena
+from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError, DataError, MipoError
+from mipo_mlx.tiny import SAMPLES_DIR
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -223,3 +226,39 @@ def test_faults_are_told_with_their_place_and_leave_no_votes(
         open_arena(run, 0)
     assert caught.value.hint
     assert not (run / "votes.jsonl").exists()
+
+
+def test_eval_keeps_both_answers_to_everything_it_asked(tmp_path: Path) -> None:
+    options: dict[str, object] = {"prompts_per_context": 1, "max_steps": 2, "resamples": 100}
+    for kind in ("contexts", "prompts"):
+        lines = (SAMPLES_DIR / f"{kind}_train.jsonl").read_text().splitlines()[:10]
+        (tmp_path / f"{kind}.jsonl").write_text("\n".join(lines))
+        options[kind] = str(tmp_path / f"{kind}.jsonl")
+    config = resolve(flags={**options, "learning_rate": 0.01})
+    run = tmp_path / "run"
+    summary = pipeline.run(run, config)
+    found = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    given = {
+        kind: {
+            each["id"]: each["text"]
+            for each in map(json.loads, (tmp_path / f"{kind}.jsonl").read_text().splitlines())
+        }
+        for kind in ("contexts", "prompts")
+    }
+    assert len(found) == summary["answers"] == 4
+    assert len({(each["context_id"], each["prompt_id"]) for each in found}) == 4
+    for each in found:
+        assert each["context"] == given["contexts"][each["context_id"]]
+        assert each["prompt"] == given["prompts"][each["prompt_id"]]
+    assert sum(each["base"] != each["adapter"] for each in found) == summary["changed"] > 0
+    for example in summary["examples"]:
+        names = ("context_id", "prompt", "base", "adapter")
+        assert [example[n] for n in names] in [[each[n] for n in names] for each in found]
+    before = (run / "answers.jsonl").read_bytes()
+    (run / "answers.jsonl").unlink()
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["steps"]["eval"]["outputs"]["answers.jsonl"]  # a run of before there was an arena
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    pipeline.evaluate(run, config)
+    assert (run / "answers.jsonl").read_bytes() == before
+    assert open_arena(run, 0).summary()["of"] == summary["changed"]
