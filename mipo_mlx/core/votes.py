@@ -49,7 +49,7 @@ def sign_test(first: int, second: int) -> float:
     """Two-sided exact p-value of counts that a fair coin would share (Dixon, Mood 1946)."""
     n = first + second
     tail = sum(math.comb(n, k) for k in range(min(first, second) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def kappa(first: Sequence[str], second: Sequence[str]) -> float:
