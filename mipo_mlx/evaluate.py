@@ -286,3 +286,21 @@ def examples(
             for item in shown
         ],
     }
+
+
+def answer_rows(
+    items: Sequence[Item], base: Mapping[str, Response], adapter: Mapping[str, Response]
+) -> list[dict[str, str]]:
+    """Both answers to everything asked, with what they were asked under."""
+    return [
+        {
+            "context_id": item.context.id if item.context else "",
+            "user": item.context.owner if item.context else "",
+            "prompt_id": item.prompt.id,
+            "context": item.context.text if item.context else "",
+            "prompt": item.prompt.text,
+            "base": base[item.key].text,
+            "adapter": adapter[item.key].text,
+        }
+        for item in {item.key: item for item in items}.values()
+    ]

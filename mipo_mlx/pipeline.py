@@ -184,7 +184,10 @@ def _on_tasks(
 
 
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
-    """Compare base and adapter on held-out users and prompts; writes ``eval.json``."""
+    """Compare base and adapter on held-out users and prompts.
+
+    Writes ``eval.json``, and ``answers.jsonl`` with both answers to everything asked.
+    """
     folder = run / "adapter"
     weights = folder / "adapters.safetensors"
     if not weights.is_file():
@@ -210,7 +213,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "tasks": tasking.digest(problems),
     }
     store = RunStore(run)
-    if store.is_fresh("eval", key):
+    if store.is_fresh("eval", key) and (run / "answers.jsonl").is_file():
         results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
         return results
     known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
@@ -235,7 +238,9 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "items": evaluation.values(base, tuned),
     }
     store.write_json("eval.json", results)
-    store.record("eval", key, ["eval.json"], stats)
+    rows = evaluation.answer_rows(items, base_answers, tuned_answers)
+    store.write_jsonl("answers.jsonl", rows)
+    store.record("eval", key, ["eval.json", "answers.jsonl"], stats)
     return results
 
 

@@ -59,6 +59,7 @@ MAY: dict[str, set[str]] = {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "tasks"),
         *("evidence", "page", *STEPS),
     },
+    "arena": {"core", "data", "store"},
 }
 
 

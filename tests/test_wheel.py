@@ -51,6 +51,9 @@ def test_contents(wheel: Path) -> None:
     for name in (
         "mipo_mlx/py.typed",
         "mipo_cli/py.typed",
+        "mipo_cli/arena/page.html",
+        "mipo_cli/arena/style.css",
+        "mipo_cli/arena/keys.js",
         "mipo_mlx/tiny/model/model.safetensors",
         "mipo_mlx/tiny/model/PROVENANCE.json",
         "mipo_mlx/page.html",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mipo_cli.commands import contexts, doctor, evaluate, generate, report, run, train
+from mipo_cli.commands import arena, contexts, doctor, evaluate, generate, report, run, train
 from mipo_mlx import __version__
 from mipo_mlx.errors import MipoError
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "train": train.command,
     "eval": evaluate.command,
     "report": report.command,
+    "arena": arena.command,
     "contexts": contexts.command,
     "doctor": doctor.command,
 }

@@ -56,7 +56,8 @@ def markdown() -> str:
         "`--help`. "
         "`mipo contexts` takes `--model`, `--offline` and `--note-tokens`; `mipo generate` also "
         "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
-        "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting).",
+        "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting); "
+        "`mipo arena` takes `--terminal` and `--export jsonl` or `csv`.",
         "",
     ]
     for section, cls in SECTIONS.items():

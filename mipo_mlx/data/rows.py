@@ -8,14 +8,22 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mipo_mlx.errors import DataError
-from mipo_mlx.types import Context, PreferencePair, Prompt
 
 SHOWN = 10  # faults told before "and n more"
 Row = Mapping[str, Any]
-T = TypeVar("T", Context, Prompt, PreferencePair)
+
+
+class Named(Protocol):
+    """A record with an id that no other of its file has."""
+
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
 
 
 class Fault(Exception):

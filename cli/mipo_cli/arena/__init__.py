@@ -1,0 +1,1 @@
+"""Two ways to vote: a page on this machine, and the terminal."""

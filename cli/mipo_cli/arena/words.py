@@ -1,0 +1,63 @@
+"""The result of an arena in words, the same on the page and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNSURE = 0.05  # p-value below which one side was preferred
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    if found["rate"] is None:
+        return "no votes to tell from"
+    low, high = (f"{100 * value:.0f}" for value in found["ci95"])
+    return f"{100 * found['rate']:.0f}% (95% interval {low} to {high}%, n = {found['n']})"
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """One sentence: whom the votes prefer, or that they do not tell."""
+    found = summary["win_rate"]
+    if found["rate"] is None:
+        return "No votes yet."
+    low, high = found["ci95"]
+    if low > 0.5:
+        return "You preferred the adapter's answers."
+    if high < 0.5:
+        return "You preferred the base model's answers."
+    return "These votes do not tell which of the two you prefer."
+
+
+def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each figure."""
+    sides, judge = summary["sides"], summary["judge"]
+    lines = [
+        ("Votes", f"{summary['votes']} of {summary['of']}"),
+        ("Adapter won, tied, lost", "{wins}, {ties}, {losses}".format(**summary)),
+        ("Adapter's win rate, ties as half", _rate(summary["win_rate"])),
+        ("Adapter's win rate without ties", _rate(summary["win_rate_without_ties"])),
+        (
+            "Votes for answer 1 and answer 2",
+            f"{sides['first']} and {sides['second']} (p = {sides['p']:.2g} if sides did not count)",
+        ),
+    ]
+    if judge:
+        kappa = "" if judge["kappa"] is None else f", Cohen's kappa {judge['kappa']:.2f}"
+        lines.append(("Agreement with the judge", _rate(judge) + kappa))
+    return lines
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What to know when reading the figures."""
+    found = []
+    if summary["users"] > 1:
+        found.append(f"Intervals take the {summary['users']} users as whole units.")
+    if summary["same_answers"]:
+        found.append(
+            f"{summary['same_answers']} prompts got the same answer from both and were not shown."
+        )
+    if summary["sides"]["p"] < UNSURE:
+        found.append("You chose one side more often than chance would; sides were drawn by lot.")
+    if 0 < summary["votes"] < summary["of"]:
+        found.append("The figures hold only if you do not stop at a number you like.")
+    return found
