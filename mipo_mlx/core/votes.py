@@ -8,20 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mipo_mlx.core.stats import wilson
-
-
-def student_quantile(level: float, freedom: int) -> float:
-    """The t within which Student's distribution has probability ``level``, both sides.
-
-    With t = sqrt(freedom) tan(a) the density of a is cos(a)^(freedom - 1), summed on a grid; four
-    digits up to a hundred degrees of freedom.
-    """
-    angle = np.linspace(-math.pi / 2, math.pi / 2, 20_001)
-    density = np.cos(angle) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    found = np.interp((1 + level) / 2, below / below[-1], angle)
-    return math.sqrt(freedom) * math.tan(float(found))
+from mipo_mlx.core.stats import student_quantile, wilson
 
 
 def effective_size(values: np.ndarray, clusters: Sequence[str], level: float = 0.95) -> float:
