@@ -430,6 +430,13 @@ def test_histograms_count_what_numpy_counts(whole: bool) -> None:
         assert all(edge % 1 == 0.5 for edge in made["edges"])
 
 
+def test_a_value_on_an_edge_is_of_the_bin_above_it() -> None:
+    made = evidence.histogram({"base": np.arange(0, 20, 0.5).tolist()}, "nats")
+    assert made is not None
+    assert made["edges"] == list(range(21))
+    assert made["counts"]["base"] == [2] * 20
+
+
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e9, 1e9 + 1], [-3e-9]])
 def test_histograms_of_one_value_have_a_bin_for_it(values: list[float]) -> None:
     made = evidence.histogram({"base": values}, "nats")
