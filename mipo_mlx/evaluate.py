@@ -293,18 +293,6 @@ def compare(
     return metrics
 
 
-def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:
-    """What each metric is the mean of: a value an answer, in the order of the items."""
-    return {
-        name: {
-            side: [float(f"{value:.6g}") for value in columns[name]]
-            for side, columns in (("base", base), ("adapter", adapter))
-        }
-        for name in UNITS
-        if name in base
-    }
-
-
 def examples(
     items: Sequence[Item], base: Mapping[str, Response], adapter: Mapping[str, Response]
 ) -> dict[str, Any]:
@@ -324,4 +312,16 @@ def examples(
             }
             for item in shown
         ],
+    }
+
+
+def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:
+    """What each metric is the mean of: a value an answer, in the order of the items."""
+    return {
+        name: {
+            side: [float(f"{value:.6g}") for value in columns[name]]
+            for side, columns in (("base", base), ("adapter", adapter))
+        }
+        for name in UNITS
+        if name in base
     }

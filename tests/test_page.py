@@ -243,11 +243,19 @@ def test_more_keys_of_a_row_are_shown() -> None:
     found = summary(results())
     found["metrics"]["information/pmi"] |= {
         "base_ci95": [0.5, 1.5], "adapter_ci95": [1.75, 2.25], "p": 0.01, "p_holm": 0.0625,
-        "users": 17, "effective_n": 21.5,
+        "users": 17, "effective_n": 21.5, "mcnemar_p": 0.25,
     }  # fmt: skip
     (table,) = read(page.render(found)).kind("headline")
     (node,) = (n for n in table.all("tr") if n.attributes.get("data-metric") == "information/pmi")
-    for text in ("[0.5, 1.5]", "[1.75, 2.25]", "p = 0.0625 (Holm)", "17 users", "effective n 21.5"):
+    assert "none seen, by p" in node.text  # the interval is clear of zero, Holm's p is not small
+    for text in (
+        "McNemar p = 0.25",
+        "[0.5, 1.5]",
+        "[1.75, 2.25]",
+        "p = 0.0625 (Holm)",
+        "17 users",
+        "effective n 21.5",
+    ):
         assert text in node.text
 
 
