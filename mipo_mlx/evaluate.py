@@ -7,8 +7,7 @@ is the swapped-context control.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +17,14 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
-from mipo_mlx.core.stats import paired_bootstrap
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
+from mipo_mlx.data.finals import final_answer, is_right
 from mipo_mlx.generate import Ask, answer_key, encode, sample
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
 from mipo_mlx.reference import Progress, group_of
+from mipo_mlx.tasks import letter_rows
 from mipo_mlx.types import Context, Prompt, Response
 
 SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them
@@ -199,18 +199,10 @@ def _matrix_columns(
 def _choice_entropies(
     lm: LanguageModel, items: Sequence[Item], generate: GenerateConfig
 ) -> np.ndarray:
-    """Entropy over the offered letters of "The answer is: L", for choice items; nats."""
-    chosen = [item for item in items if item.prompt.kind == "choice"]
-    rows = []
-    for item in chosen:
-        labels = re.findall(r"^\(?([A-E1-5])[).:]", item.prompt.text, re.MULTILINE)
-        letters = tuple(
-            tuple(lm.tokenizer.encode(f"The answer is: {label}", add_special_tokens=False))
-            for label in labels
-        )
-        rows.append(Row(encode(lm, None, item.prompt, generate), letters))
-    entropies = [choice_entropy(mx.array([row])).item() for row in score(lm, rows)]
-    return np.array(entropies)
+    """Entropy over the offered labels of "The answer is: L", for choice items; nats."""
+    chosen = [item.prompt for item in items if item.prompt.kind == "choice"]
+    rows = letter_rows(lm, chosen, generate)
+    return np.array([choice_entropy(mx.array([row])).item() for row in score(lm, rows)])
 
 
 def _text_columns(
@@ -231,16 +223,11 @@ def _text_columns(
         columns["personalization/wrong_fact_rate"] = np.array([g.wrong for g in graded], float)
     checked = [(i, t) for i, t in zip(items, texts, strict=True) if i.prompt.answer is not None]
     if checked and len(checked) == len(items):
-        parse: dict[str, Callable[[str], str | None]] = {
-            "number": parse_number,
-            "choice": parse_choice,
-        }
-        said = [parse[item.prompt.kind](text) for item, text in checked]
-        columns["reasoning/form_rate"] = np.array([word is not None for word in said], float)
-        columns["reasoning/accuracy"] = np.array(
-            [word == item.prompt.answer for word, (item, _) in zip(said, checked, strict=True)],
-            float,
-        )
+        form = {"number": parse_number, "choice": parse_choice}
+        kept = [form[item.prompt.kind](text) is not None for item, text in checked]
+        right = [is_right(i.prompt, final_answer(i.prompt, answers[i.key])) for i in items]
+        columns["reasoning/form_rate"] = np.array(kept, float)
+        columns["reasoning/accuracy"] = np.array(right, float)
     return columns
 
 
@@ -267,30 +254,16 @@ def measure(
     return columns, answers
 
 
-def compare(
-    base: Columns, adapter: Columns, items: Sequence[Item], *, resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Metrics with paired bootstrap 95% intervals; users are resampled whole."""
-    metrics: dict[str, dict[str, Any]] = {}
-    for name, unit in UNITS.items():
-        if name not in base:
-            continue
-        count = len(base[name])
-        clusters = [item.cluster for item in items][:count]
-        if name == "reasoning/choice_entropy":
-            clusters = [item.cluster for item in items if item.prompt.kind == "choice"]
-        interval = paired_bootstrap(
-            base[name], adapter[name], clusters=clusters, resamples=resamples, seed=seed
-        )
-        metrics[name] = {
-            "base": float(base[name].mean()),
-            "adapter": float(adapter[name].mean()),
-            "delta": interval.delta,
-            "ci95": [interval.low, interval.high],
-            "n": count,
-            "unit": unit,
+def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:
+    """What each metric is the mean of: a value an answer, in the order of the items."""
+    return {
+        name: {
+            side: [float(f"{value:.6g}") for value in columns[name]]
+            for side, columns in (("base", base), ("adapter", adapter))
         }
-    return metrics
+        for name in UNITS
+        if name in base
+    }
 
 
 def examples(
@@ -312,16 +285,4 @@ def examples(
             }
             for item in shown
         ],
-    }
-
-
-def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:
-    """What each metric is the mean of: a value an answer, in the order of the items."""
-    return {
-        name: {
-            side: [float(f"{value:.6g}") for value in columns[name]]
-            for side, columns in (("base", base), ("adapter", adapter))
-        }
-        for name in UNITS
-        if name in base
     }

@@ -322,10 +322,10 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     pairs = _read(lm, run, config, path)
     key = _key(lm, config, path)
-    store = RunStore(run)
-    if store.is_fresh("train", key):
-        return {"unchanged": True, **store.stats("train")}
-    ranks = Ranks()
+    store, ranks = RunStore(run), Ranks()
+    fresh = ranks.rank == 0 and store.is_fresh("train", key)
+    if ranks.text_from_first("fresh" if fresh else "to do") == "fresh":
+        return {"unchanged": True, **(store.stats("train") if fresh else {"rank": ranks.rank})}
     if not ranks.agree(json.dumps(key, sort_keys=True)):
         raise ConfigError(
             "The machines of this training do not have the same model, pairs and options.",

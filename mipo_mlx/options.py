@@ -247,6 +247,22 @@ class EvalConfig:
     resamples: int = option(
         10_000, "Bootstrap resamples of each interval.", low=100, high=1_000_000
     )
+    tasks: str = option(
+        "",
+        "Problems to measure base and adapter on besides, as NAME=FILE,NAME=FILE: GSM8K, SVAMP, "
+        "ARC or MMLU as published, a local file or on the hub.",
+    )
+    task_limit: int = option(
+        200, "Problems drawn from each of --tasks; 0 takes all.", low=0, high=1_000_000
+    )
+    task_prompts: str = option(
+        "ours",
+        "How problems of --tasks are worded: our way or the paper's.",
+        choices=("ours", "paper"),
+    )
+    task_max_tokens: int = option(
+        512, "Most new tokens an answer to --tasks, which is greedy.", low=1, high=100_000
+    )
 
 
 @dataclass(frozen=True)

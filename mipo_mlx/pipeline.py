@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from mipo_mlx import evaluate as evaluation
 from mipo_mlx import evidence, fit, page
 from mipo_mlx import report as reporting
+from mipo_mlx import tasks as tasking
+from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, read_toml, to_toml
 from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.data.read import read_pairs
@@ -138,8 +140,8 @@ def _check_adapter(lm: LanguageModel, folder: Path) -> None:
         )
 
 
-def _check_held_out(run: Path, inputs: Inputs) -> None:
-    """What is called held out must not stand in the run's pairs."""
+def _check_held_out(run: Path, inputs: Inputs, problems: Sequence[tasking.Task] = ()) -> None:
+    """What is called held out, and problems of ``--tasks``, must not stand in the run's pairs."""
     path = run / "pairs.jsonl"
     if not path.is_file():
         return
@@ -152,6 +154,33 @@ def _check_held_out(run: Path, inputs: Inputs) -> None:
                 "among them.",
                 f"give eval the data options that {path} was made with",
             )
+    for task in problems:
+        seen = [prompt for prompt in task.prompts if prompt.text in trained]
+        if seen:
+            raise ConfigError(
+                f"{len(seen)} of {len(task.prompts)} problems of task {task.name!r} were trained "
+                f"on, {seen[0].source} among them.",
+                "give --tasks a split that was not trained on",
+            )
+
+
+def _on_tasks(
+    lm: LanguageModel, problems: Sequence[tasking.Task], config: RunConfig, on_progress: Progress
+) -> tuple[Summary, Summary]:
+    """Metrics of ``--tasks`` as ``tasks/NAME/FIGURE``, and what they were taken from, by name."""
+    metrics: Summary = {}
+    details: Summary = {}
+    for task in problems:
+        common: Summary = {"max_tokens": config.eval.task_max_tokens, "on_progress": on_progress}
+        with adapter.adapter_disabled(lm):
+            base = tasking.measure(lm, task, config.generate, **common, who="base")
+        tuned = tasking.measure(lm, task, config.generate, **common, who="adapter")
+        figures = tasking.compare(
+            base, tuned, resamples=config.eval.resamples, seed=config.data.seed
+        )
+        metrics.update({f"tasks/{task.name}/{name}": row for name, row in figures.items()})
+        details[task.name] = tasking.result(task, config.eval.task_prompts, base, tuned)
+    return metrics, details
 
 
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
@@ -161,10 +190,12 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     if not weights.is_file():
         raise ConfigError(f"{folder}: no adapter to evaluate.", f"run 'mipo train {run}' first")
     inputs = read_inputs(config.data)
+    problems = tasking.read_tasks(config.eval, seed=config.data.seed, offline=config.data.offline)
     _groups(inputs, config)  # faults are told before a model is loaded
-    _check_held_out(run, inputs)
+    _check_held_out(run, inputs, problems)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
+    tasking.check_window(lm, problems, config.generate, config.eval.task_max_tokens)
     held = [inputs.held_contexts, inputs.eval_foils]
     cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
     groups = _groups(replace(inputs, held_contexts=cut[0], eval_foils=cut[1]), config)
@@ -175,6 +206,8 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
         "seed": config.data.seed,
         "generate": _text_settings(config),
         "eval": asdict(config.eval),
+        "statistics": STATISTICS,
+        "tasks": tasking.digest(problems),
     }
     store = RunStore(run)
     if store.is_fresh("eval", key):
@@ -189,13 +222,15 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
             base, base_answers = evaluation.measure(*args, **common, who="base")
         tuned, tuned_answers = evaluation.measure(*args, **common, who="adapter")
         items = [item for group in groups for item in group.items]
-        metrics = evaluation.compare(
+        metrics = compare(
             base, tuned, items, resamples=config.eval.resamples, seed=config.data.seed
         )
+        more, details = _on_tasks(lm, problems, config, on_progress)
     results = {
         "schema": 1,
-        "metrics": metrics,
+        "metrics": {**metrics, **more},
         "held_out": inputs.held_out,
+        "tasks": details,
         **evaluation.examples(items, base_answers, tuned_answers),
         "items": evaluation.values(base, tuned),
     }
@@ -238,6 +273,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
         results = json.loads(path.read_text(encoding="utf-8"))
         steps = {name: step["stats"] for name, step in done.items()}
         summary = reporting.summarise(results, steps)
+        text = reporting.markdown(summary)
         summary["plots"] = evidence.plots(results, training, pairs)
         summary["provenance"] = evidence.provenance(done, config)
         summary["limits"] = evidence.limits(summary, config)
@@ -250,13 +286,14 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
     peaks = [step.get("peak_memory_bytes", 0) for step in steps.values()]
     summary["peak_memory_bytes"] = max(peaks, default=0)
     store.write_json("report.json", summary)
-    store.write_text("report.md", reporting.markdown(summary))
+    store.write_text("report.md", text)
     store.write_text("report.html", page.render(summary))
     return summary
 
 
 def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """All four steps; steps already done with the same inputs are skipped."""
+    tasking.read_tasks(config.eval, seed=config.data.seed, offline=config.data.offline)
     if not config.train.pairs:
         generate(run, config, on_progress)
     train(run, config, on_progress)

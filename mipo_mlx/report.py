@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+ALPHA = 0.05  # of every interval and test of a report
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """Rose or fell where the interval clears 0 and Holm's correction, if any, keeps it; or none."""
+    low, high = row["ci95"]
+    if low <= 0 <= high or row.get("p_holm", row["p"]) > ALPHA:
+        return "none seen"
+    return "rose" if low > 0 else "fell"
+
+
+def _unseen(row: Mapping[str, Any], count: int) -> str:
+    """How many were asked in vain, and how many would be enough."""
+    unit = row["resampled"]
+    enough = row["needed"]
+    if enough is None:
+        return f"no difference seen at n = {count} {unit}"
+    enough = max(enough, count + 1)
+    return f"no difference seen at n = {count} {unit}; n = {enough} would show one of this size"
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sentence: what rose or fell with an interval clear of zero, and what cannot be told."""
-    headline = [
-        name
-        for name in (
-            "personalization/own_context_rate",
-            "information/context_accuracy",
-            "information/pmi",
-            "reasoning/accuracy",
-        )
-        if name in metrics
-    ]
-    if not headline:
-        return "Nothing was measured."
-    name = headline[0]
-    row = metrics[name]
-    low, high = row["ci95"]
-    size = f"{row['base']:.3g} -> {row['adapter']:.3g} {row['unit']}"
-    where = f"95% interval of the difference {low:+.3g} to {high:+.3g}, n = {row['n']}"
-    if low > 0:
-        return f"{name} rose: {size} ({where})."
-    if high < 0:
-        return f"{name} fell: {size} ({where})."
-    return f"No difference seen in {name} at n = {row['n']}: {size} ({where})."
+    """A line a headline metric: a gain or a fall, or how many would show a difference of its size.
+
+    The headline metrics are those with ``p_holm``. They are one family: without any effect, no more
+    than 5% of verdicts name a gain or a fall at all.
+    """
+    lines = []
+    for name, row in metrics.items():
+        if "p_holm" not in row:
+            continue
+        low, high = row["ci95"]
+        count = row["n"] if row["resampled"] == "answers" else row["users"]
+        size = f"{row['base']:.3g} -> {row['adapter']:.3g} {row['unit']}"
+        where = f"95% interval of the difference {low:+.3g} to {high:+.3g}"
+        found = change(row)
+        if found == "none seen":
+            lines.append(f"{name}: {_unseen(row, count)} ({size}, {where}).")
+        else:
+            word = "gain" if found == "rose" else "fall"
+            tested = f"Holm p {row['p_holm']:.2g}, n = {count} {row['resampled']}"
+            lines.append(f"{name}: {word}, {size} ({where}, {tested}).")
+    return "\n".join(lines) or "Nothing was measured."
 
 
 def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,14 +73,31 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
     }
 
 
+def _with_interval(value: float, ends: Sequence[float] | None, sign: str = "") -> str:
+    """A value, and where there is one its 95% interval."""
+    told = f"{value:{sign}.4g}"
+    return told + (f" [{ends[0]:{sign}.4g}, {ends[1]:{sign}.4g}]" if ends else "")
+
+
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The report's table and verdict as Markdown."""
-    lines = [summary["verdict"], "", "| metric | base | adapter | delta [95%] | n | unit |"]
-    lines.append("|---|---|---|---|---|---|")
+    """The report's table and verdict as Markdown; intervals are of 95%."""
+    names = (
+        *("metric", "base", "adapter", "delta", "change", "p", "Holm p", "McNemar p"),
+        *("answers", "users", "effective n", "unit"),
+    )
+    lines = ["  \n".join(summary["verdict"].split("\n")), ""]
+    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for name, row in summary["metrics"].items():
-        low, high = row["ci95"]
-        lines.append(
-            f"| {name} | {row['base']:.4g} | {row['adapter']:.4g} "
-            f"| {row['delta']:+.4g} [{low:+.4g}, {high:+.4g}] | {row['n']} | {row['unit']} |"
+        extra = [f"{row[key]:.2g}" if key in row else "" for key in ("p_holm", "mcnemar_p")]
+        cells = (
+            name,
+            _with_interval(row["base"], row.get("base_ci95")),
+            _with_interval(row["adapter"], row.get("adapter_ci95")),
+            _with_interval(row["delta"], row["ci95"], "+"),
+            change(row),
+            f"{row['p']:.2g}",
+            *extra,
+            *(str(row["n"]), str(row["users"]), f"{row['effective_n']:.0f}", row["unit"]),
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

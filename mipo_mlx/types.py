@@ -44,6 +44,7 @@ class Prompt:
         kind: ``open``, ``number`` (GSM8K's form) or ``choice`` (a letter).
         source: ``file:line`` for error messages; no part of identity.
         context_id: the one user who asks it; "" lets everybody be asked.
+        choices: ``(label, text)`` of each choice offered, where a data set tells them.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Prompt:
     kind: str = "open"
     source: str = field(default="", compare=False)
     context_id: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

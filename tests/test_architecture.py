@@ -13,7 +13,7 @@ FOUNDATION = {
     "mipo_mlx",
     *(f"mipo_mlx.{name}" for name in ("_blas", "types", "errors", "options", "config")),
 }
-STEPS = {"generate", "train", "evaluate", "report"}
+STEPS = {"generate", "train", "evaluate", "compare", "report"}
 # part -> parts of the library that it may import, besides the foundation and itself
 MAY: dict[str, set[str]] = {
     "types": set(),
@@ -40,7 +40,9 @@ MAY: dict[str, set[str]] = {
         *("data", "lm", "objectives", "plan", "ranks", "reference", "step", "store", "track"),
         "train",
     },
-    "evaluate": {"core", "data", "lm", "generate", "reference"},
+    "tasks": {"core", "data", "lm", "generate", "reference"},
+    "evaluate": {"core", "data", "lm", "generate", "reference", "tasks"},
+    "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
     "machine": set(),
     "evidence": set(),
@@ -54,8 +56,8 @@ MAY: dict[str, set[str]] = {
     "preview": {"data", "inputs", "lm"},
     "store": {"machine"},
     "pipeline": {
-        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", *STEPS),
-        *("evidence", "page"),
+        *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "tasks"),
+        *("evidence", "page", *STEPS),
     },
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from mipo_mlx import pipeline, store, tiny
+from mipo_mlx.compare import HEADLINE
 from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
@@ -60,8 +61,13 @@ def test_run_writes_every_file_with_the_promised_schema(
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 1
     assert set(results["metrics"]) == METRICS
-    for row in results["metrics"].values():
-        assert set(row) == {"base", "adapter", "delta", "ci95", "n", "unit"}
+    for name, row in results["metrics"].items():
+        wanted = {*("base", "adapter", "delta", "ci95", "p", "n", "users", "resampled"), "unit"}
+        wanted |= {"effective_n", "needed"}
+        wanted |= {"base_ci95", "adapter_ci95"} if row["unit"].startswith("share") else set()
+        wanted |= {"mcnemar_p"} if name.endswith("accuracy") else set()
+        assert set(row) - {"p_holm"} == wanted
+        assert ("p_holm" in row) == (name in HEADLINE)
         assert row["delta"] == pytest.approx(row["adapter"] - row["base"], abs=1e-6)
         assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
         assert row["n"] >= 4

@@ -23,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mipo_mlx.report import change
+
 QUIET_SECONDS = 2.0
 
 
@@ -147,6 +149,7 @@ def show_report(summary: Mapping[str, Any]) -> None:
     for name in ("base", "adapter", "95% of delta"):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("n", justify="right")
+    table.add_column("change", overflow="fold")
     for name, row in summary["metrics"].items():
         unit = row["unit"]
         low, high = (_number(value, unit).rstrip("%") for value in row["ci95"])
@@ -156,6 +159,7 @@ def show_report(summary: Mapping[str, Any]) -> None:
             _number(row["adapter"], unit),
             f"{low} to {high}",
             str(row["n"]),
+            change(row),
         )
     console.print(table)
     console.print()

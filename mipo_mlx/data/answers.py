@@ -1,4 +1,4 @@
-"""What an answer says: facts it states, and the final number or choice it gives."""
+"""What an answer says: facts it states, and whether it ends in the form it was asked for."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def stated(text: str, facts: Mapping[str, str]) -> list[tuple[int, int, str]]:
 
 
 def parse_number(text: str) -> str | None:
-    """The number after the last ``####``, commas stripped and sign kept; None without one."""
-    found = re.findall(r"####\s*\$?(-?[\d,]*\d)", text)
+    """The number after the last ``####`` or "answer is:", commas stripped; None without one."""
+    found = re.findall(r"(?:####|answer is:?)\s*\$?(-?[\d,]*\d)", text, re.IGNORECASE)
     return found[-1].replace(",", "") if found else None
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mipo_mlx.data import datasets
+from mipo_mlx.data import datasets, tasks
 from mipo_mlx.data.rows import (
     Fault,
     Row,
@@ -22,6 +22,7 @@ from mipo_mlx.data.rows import (
     text_field,
     text_of,
 )
+from mipo_mlx.data.wording import STYLES
 from mipo_mlx.errors import DataError
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
@@ -120,13 +121,19 @@ def read_contexts(path: Path) -> list[Context]:
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts: ``{"id"?, "text", "answer"?, "kind"?}`` a row, or a line each of a text file.
 
+    Problems of a public data set are put in our wording.
+
     Raises:
         DataError: every fault of the file, with lines.
     """
     path = Path(path)
     if path.suffix.lower() not in TEXT_ENDINGS:
         known = datasets.recognise(path)
-        return datasets.prompts(path, known) if known else read_records(path, _prompt)
+        if known:
+            return datasets.prompts(path, known)
+        if tasks.recognise(path):
+            return tasks.read_task(path, STYLES[0])
+        return read_records(path, _prompt)
     marked = [(number, re.sub(r"^\s*([-*+]|\d+[.)])\s+", "", line)) for number, line in lines(path)]
     prompts = [
         Prompt(f"line{number}", text.strip(), source=f"{path}:{number}")

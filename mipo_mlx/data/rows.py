@@ -138,12 +138,16 @@ def id_field(row: Row, fallback: str) -> str:
     return str(value)
 
 
-def read_records(path: Path, make: Callable[[Row, int, str], Iterable[T]]) -> list[T]:
+def read_records(
+    path: Path,
+    make: Callable[[Row, int, str], Iterable[T]],
+    read: Callable[[Path], Iterator[tuple[int, Row | Fault]]] = rows,
+) -> list[T]:
     """All records of a file, each row making some, or one DataError with every fault."""
     faults: list[tuple[int, str, str]] = []
     records: list[T] = []
     seen: dict[str, int] = {}
-    for number, row in rows(path):
+    for number, row in read(path):
         try:
             if isinstance(row, Fault):
                 raise row

@@ -192,7 +192,7 @@ def _lengths(rows: Sequence[tuple[int, ...]]) -> mx.array:
 
 
 def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = False) -> Held:
-    """Forward right-padded stems [s, ls]; their logits are never read, so never computed.
+    """Forward right-padded stems [s, ls].
 
     In pieces on a CPU, where attention makes every score, also those that are masked: a piece meets
     the keys up to its own end only.
@@ -200,8 +200,17 @@ def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = F
     caches = new_caches(model, segmented=segmented)
     step = CAUSAL_PIECE if head.on_cpu() else max(1, tokens.shape[1])
     for start in range(0, tokens.shape[1], step):
-        model(tokens[:, start : start + step], cache=caches)
+        _fill(model, tokens[:, start : start + step], caches)
     return Held(caches, lengths)
+
+
+def _fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
+    """Forward tokens for the sake of their keys and values; no head, where it can be left out."""
+    parts = head.parts(model)
+    if parts is None:
+        model(tokens, cache=caches)
+    else:
+        parts.hidden(tokens, caches)
 
 
 def hold_in_chunks(
@@ -219,7 +228,7 @@ def hold_in_chunks(
     else:
         caches = fork(trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths)
     for start in range(0, padded.shape[1], chunk):
-        model(mx.array(padded[:, start : start + chunk]), cache=caches)
+        _fill(model, mx.array(padded[:, start : start + chunk]), caches)
         mx.eval([cache.state for cache in caches])
     if trunk is None:
         return Held(caches, lengths)
@@ -241,7 +250,7 @@ def grow(
     stems = held or hold(model, forest.stems, forest.stem_lengths, segmented=segmented)
     caches = fork(stems.caches, forest.stem_of, stems.lengths)
     if forest.branches.shape[1]:
-        model(forest.branches, cache=caches)
+        _fill(model, forest.branches, caches)
         settle(caches, forest.branch_lengths)
     return caches
 

@@ -188,7 +188,7 @@ def test_json_is_one_object_on_stdout_for_every_command(tmp_path: Path) -> None:
 
 
 def summary() -> dict[str, Any]:
-    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "n": 256}
+    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "p": 1e-4, "n": 256}
     share, nats = {**row, "unit": "share of answers"}, {**row, "unit": "nats"}
     return {
         "metrics": {
@@ -219,7 +219,15 @@ def test_a_report_fits_sixty_columns_and_has_no_colour_codes_in_a_pipe(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 60
     assert "\x1b[" not in text
-    for part in ("own context rate", "50.0%", "75.0%", "20.0 to 30.0", "Why [b]?", "1.10 times"):
+    for part in (
+        "own context rate",
+        "50.0%",
+        "75.0%",
+        "20.0 to 30.0",
+        "Why [b]?",
+        "1.10 times",
+        "rose",
+    ):
         assert part in text, part
 
 
@@ -283,3 +291,33 @@ def test_without_prompts_own_contexts_are_asked_everyday_ones(tmp_path: Path) ->
     assert "What could I cook tonight?" in asked
     sample = {prompt.text for prompt in read_inputs(resolve().data).train_prompts}
     assert not sample & set(asked)
+
+
+def test_doctor_says_what_fits_writes_nothing_and_fails_where_nothing_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small(tmp_path)
+    words = ["doctor", "--contexts", "contexts.jsonl", "--prompts", "prompts.jsonl"]
+    before = sorted(tmp_path.iterdir())
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["machine"]["versions"]["mipo-mlx"] == __version__
+    assert told["training"]["fits"] and told["training"]["weights_here"]
+    assert told["training"]["longest_prompt_tokens"] > 20
+    shown = CliRunner().invoke(app, words)
+    assert "it fits" in shown.stdout and "predicted_peak_bytes" in shown.stdout
+    tight = CliRunner().invoke(app, [*words, "--memory-limit", "0.001"])
+    assert tight.exit_code == 1
+    assert "it does not fit" in tight.stdout and "advice" in tight.stdout
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_plan_stands_on_stderr_before_training(tmp_path: Path) -> None:
+    words = small(tmp_path)
+    assert mipo("generate", str(tmp_path / "run"), *words[-4:]).returncode == 0
+    result = mipo("train", str(tmp_path / "run"), "--max-steps", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    assert "plan: " in result.stderr and "predicted peak" in result.stderr
+    assert json.loads(result.stdout)["predicted_peak_bytes"] > 0

@@ -1,0 +1,223 @@
+"""Nothing else worse: base against adapter on problems with known answers, in two modes.
+
+*Generation*: greedy answers, their final number or choice read by ``data.finals``. Each is one of
+correct, wrong, unparsed (finished, but nothing to read) or cut off (before a whole final answer).
+*Letters*: log-likelihood of "The answer is: L" after the prompt, for every label L that is offered;
+the likeliest is the model's choice, and their entropy is split by whether it is right.
+
+Columns hold an entry a problem, so that any statistic can be taken of them later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mipo_mlx.config import EvalConfig, GenerateConfig
+from mipo_mlx.core.information import choice_entropy
+from mipo_mlx.core.stats import paired_bootstrap_among
+from mipo_mlx.data import wording
+from mipo_mlx.data.finals import final_answer, is_right, offered
+from mipo_mlx.data.hub import local_file
+from mipo_mlx.data.tasks import read_task
+from mipo_mlx.errors import ConfigError, DataError
+from mipo_mlx.generate import Ask, encode, sample
+from mipo_mlx.lm.forest import Row
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.score import score
+from mipo_mlx.reference import Progress, group_of
+from mipo_mlx.types import Prompt, Response
+
+Columns = dict[str, np.ndarray]
+
+# figure -> (its column, the column of those that count for it or "", unit)
+FIGURES = {
+    "accuracy": ("correct", "", "share of answers"),
+    "accuracy_of_parsed": ("correct", "parsed", "share of parsed answers"),
+    "parse_failures": ("unparsed", "", "share of answers"),
+    "cut_offs": ("cut_off", "", "share of answers"),
+    "letter_accuracy": ("letter_correct", "", "share of problems"),
+    "choice_entropy": ("entropy", "", "nats"),
+    "choice_entropy_correct": ("entropy", "letter_correct", "nats"),
+    "choice_entropy_incorrect": ("entropy", "letter_wrong", "nats"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems under one name."""
+
+    name: str
+    prompts: list[Prompt]
+
+
+def read_tasks(config: EvalConfig, *, seed: int, offline: bool) -> list[Task]:
+    """The problems of ``--tasks``, of each a seeded draw of ``--task-limit`` in their order.
+
+    Raises:
+        ConfigError: the option is malformed.
+        DataError: a file cannot be used; the message names file, line and fault.
+    """
+    tasks: list[Task] = []
+    for part in filter(None, (part.strip() for part in config.tasks.split(","))):
+        name, equals, file = part.partition("=")
+        if not equals or not file or not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"--tasks: {part!r} is not NAME=FILE.", "gsm8k=test.jsonl")
+        if name in {task.name for task in tasks}:
+            raise ConfigError(f"--tasks: {name!r} is given twice.", "one name a file")
+        prompts = read_task(local_file(file, offline=offline), config.task_prompts)
+        if 0 < config.task_limit < len(prompts):
+            drawn = random.Random(f"{seed}:{name}").sample(range(len(prompts)), config.task_limit)
+            prompts = [prompts[index] for index in sorted(drawn)]
+        tasks.append(Task(name, [replace(p, id=f"{name}/{p.id}") for p in prompts]))
+    return tasks
+
+
+def digest(tasks: Sequence[Task]) -> str:
+    """sha256 over all problems and their answers."""
+    sha = hashlib.sha256()
+    for prompt in (prompt for task in tasks for prompt in task.prompts):
+        sha.update("\x1f".join([prompt.id, prompt.text, prompt.answer or "", "\x1e"]).encode())
+    return sha.hexdigest()
+
+
+def check_window(
+    lm: LanguageModel, tasks: Sequence[Task], generate: GenerateConfig, max_tokens: int
+) -> None:
+    """Every problem and its answer must fit the model's window.
+
+    Raises:
+        DataError: one does not.
+    """
+    longest = replace(generate, max_tokens=max_tokens)
+    for task in tasks:
+        for prompt in task.prompts:
+            try:
+                encode(lm, None, prompt, longest)
+            except DataError as error:
+                hint = "lower --task-max-tokens, or take --task-prompts ours"
+                raise DataError(error.message, hint) from error
+
+
+def grade_answers(prompts: Sequence[Prompt], answers: Sequence[Response]) -> Columns:
+    """0 or 1 a problem: correct, parsed, unparsed, cut_off; the last three add up to 1. [n]"""
+    said = [final_answer(p, answer) for p, answer in zip(prompts, answers, strict=True)]
+    parsed = np.array([word is not None for word in said], float)
+    ended = np.array([answer.finish_reason != "length" for answer in answers], float)
+    right = [is_right(prompt, word) for prompt, word in zip(prompts, said, strict=True)]
+    return {
+        "correct": np.array(right, float),
+        "parsed": parsed,
+        "unparsed": (1 - parsed) * ended,
+        "cut_off": (1 - parsed) * (1 - ended),
+    }
+
+
+def grade_letters(prompts: Sequence[Prompt], logps: Sequence[Sequence[float]]) -> Columns:
+    """The choice of the likeliest label, and the entropy over labels, a choice problem each. [n]
+
+    Args:
+        prompts: of kind ``choice``.
+        logps: log-probs of the labels of each, nats, in the order offered. A tie is no choice.
+    """
+    right, entropy = [], []
+    for prompt, row in zip(prompts, logps, strict=True):
+        own = [label for label, _ in offered(prompt)].index(prompt.answer or "")
+        right.append(all(row[own] > other for at, other in enumerate(row) if at != own))
+        entropy.append(choice_entropy(mx.array([list(row)])).item())
+    correct = np.array(right, float)
+    return {
+        "letter_correct": correct,
+        "letter_wrong": 1 - correct,
+        "entropy": np.array(entropy, float),
+    }
+
+
+def letter_rows(
+    lm: LanguageModel, prompts: Sequence[Prompt], generate: GenerateConfig
+) -> list[Row]:
+    """A row a choice problem: its prompt, and "The answer is: L" for every label offered."""
+    rows = []
+    for prompt in prompts:
+        letters = tuple(
+            tuple(lm.tokenizer.encode(wording.claim(label), add_special_tokens=False))
+            for label, _ in offered(prompt)
+        )
+        rows.append(Row(encode(lm, None, prompt, generate), letters, group_of("")))
+    return rows
+
+
+def measure(
+    lm: LanguageModel,
+    task: Task,
+    generate: GenerateConfig,
+    *,
+    max_tokens: int,
+    on_progress: Progress,
+    who: str,
+) -> Columns:
+    """Columns of one model on one task, generation and, for choices, letters."""
+    greedy = replace(generate, temperature=0.0, top_p=1.0, max_tokens=max_tokens)
+    wanted = [Ask(None, prompt) for prompt in task.prompts]
+    answers = sample(lm, wanted, greedy, 0, on_progress, f"{who}: {task.name}")
+    columns = grade_answers(task.prompts, [answers[ask.key] for ask in wanted])
+    if all(prompt.kind == "choice" for prompt in task.prompts):
+        logps: list[tuple[float, ...]] = []
+        stage = f"{who}: {task.name}, letters"
+        for row in score(lm, letter_rows(lm, task.prompts, greedy)):
+            logps.append(row)
+            on_progress(stage, len(logps), len(task.prompts))
+        columns.update(grade_letters(task.prompts, logps))
+    return columns
+
+
+def compare(
+    base: Columns, adapter: Columns, *, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Figures with paired bootstrap 95% intervals over problems, by name.
+
+    A figure of some problems only has the count of each side in ``counted``, the lesser as ``n``;
+    one that nothing counts for on a side is left out. ``sd`` is over problems.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    for name, (column, among, unit) in FIGURES.items():
+        if column not in base:
+            continue
+        sides = []
+        for columns in (base, adapter):
+            counts = columns[among] if among else np.ones(len(columns[column]))
+            sides += [columns[column], counts]
+        if not sides[1].any() or not sides[3].any():
+            continue
+        interval = paired_bootstrap_among(*sides, resamples=resamples, seed=seed)
+        own = [sides[0][sides[1] > 0], sides[2][sides[3] > 0]]
+        figures[name] = {
+            "base": float(own[0].mean()),
+            "adapter": float(own[1].mean()),
+            "delta": interval.delta,
+            "ci95": [interval.low, interval.high],
+            "n": min(map(len, own)),
+            "unit": unit,
+        }
+        if among:
+            figures[name]["counted"] = [len(side) for side in own]
+        if unit == "nats":
+            figures[name]["sd"] = [float(side.std()) for side in own]
+    return figures
+
+
+def result(task: Task, style: str, base: Columns, adapter: Columns) -> dict[str, Any]:
+    """What ``eval.json`` keeps of a task: every column of both models, an entry a problem."""
+    return {
+        "wording": wording.version(style),
+        "ids": [prompt.id for prompt in task.prompts],
+        "base": {name: column.tolist() for name, column in base.items()},
+        "adapter": {name: column.tolist() for name, column in adapter.items()},
+    }
