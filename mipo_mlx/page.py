@@ -20,6 +20,7 @@ from mipo_mlx.evidence import METRICS
 from mipo_mlx.plots import shown, span
 
 Row = dict[str, Any]
+ALPHA = 0.05  # of tests and intervals
 
 
 @cache
@@ -53,12 +54,15 @@ def _difference(value: Any, unit: str) -> Row:
     return {"value": value, "text": shown(span(unit)[1] * value)}
 
 
-def _outcome(name: str, low: Any, high: Any) -> tuple[str, str]:
+def _outcome(name: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """A sign and words for where an interval lies, and whether that is good."""
+    low, high = row["ci95"]
     if not (_finite(low) and _finite(high)):
         return "?", "not known"
     if low <= 0 <= high:
         return "\N{WHITE CIRCLE}", "not clear of zero"
+    if row.get("p_holm", row.get("p", 0.0)) > ALPHA:
+        return "\N{WHITE CIRCLE}", "none seen, by p"
     up = low > 0
     better = METRICS[name][2] if name in METRICS else 0
     sign = "\N{BLACK UP-POINTING TRIANGLE}" if up else "\N{BLACK DOWN-POINTING TRIANGLE}"
@@ -77,7 +81,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     rows = []
     for name, row in metrics.items():
         unit = row["unit"]
-        sign, outcome = _outcome(name, *row["ci95"])
+        sign, outcome = _outcome(name, row)
         rows.append(
             {
                 "name": name,
@@ -93,6 +97,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
                 "ci95": _pair(row, "ci95", _difference),
                 "p": _level(row.get("p_holm", row.get("p")), ""),
                 "holm": "p_holm" in row,
+                "mcnemar": _level(row.get("mcnemar_p"), ""),
                 "n": row["n"],
                 "users": row.get("users"),
                 "effective_n": _level(row.get("effective_n"), ""),

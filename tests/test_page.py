@@ -243,11 +243,19 @@ def test_more_keys_of_a_row_are_shown() -> None:
     found = summary(results())
     found["metrics"]["information/pmi"] |= {
         "base_ci95": [0.5, 1.5], "adapter_ci95": [1.75, 2.25], "p": 0.01, "p_holm": 0.0625,
-        "users": 17, "effective_n": 21.5,
+        "users": 17, "effective_n": 21.5, "mcnemar_p": 0.25,
     }  # fmt: skip
     (table,) = read(page.render(found)).kind("headline")
     (node,) = (n for n in table.all("tr") if n.attributes.get("data-metric") == "information/pmi")
-    for text in ("[0.5, 1.5]", "[1.75, 2.25]", "p = 0.0625 (Holm)", "17 users", "effective n 21.5"):
+    assert "none seen, by p" in node.text  # the interval is clear of zero, Holm's p is not small
+    for text in (
+        "McNemar p = 0.25",
+        "[0.5, 1.5]",
+        "[1.75, 2.25]",
+        "p = 0.0625 (Holm)",
+        "17 users",
+        "effective n 21.5",
+    ):
         assert text in node.text
 
 
@@ -428,6 +436,13 @@ def test_histograms_count_what_numpy_counts(whole: bool) -> None:
         assert made["means"][name] == pytest.approx(np.mean(values))
     if whole:
         assert all(edge % 1 == 0.5 for edge in made["edges"])
+
+
+def test_a_value_on_an_edge_is_of_the_bin_above_it() -> None:
+    made = evidence.histogram({"base": np.arange(0, 20, 0.5).tolist()}, "nats")
+    assert made is not None
+    assert made["edges"] == list(range(21))
+    assert made["counts"]["base"] == [2] * 20
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e9, 1e9 + 1], [-3e-9]])
