@@ -11,7 +11,7 @@ ALPHA = 0.05  # of every interval and test of a report
 def change(row: Mapping[str, Any]) -> str:
     """Rose or fell where the interval clears 0 and Holm's correction, if any, keeps it; or none."""
     low, high = row["ci95"]
-    if low <= 0 <= high or row.get("p_holm", row["p"]) > ALPHA:
+    if low <= 0 <= high or row.get("p_holm", row.get("p", 0.0)) > ALPHA:
         return "none seen"
     return "rose" if low > 0 else "fell"
 
@@ -88,16 +88,16 @@ def markdown(summary: Mapping[str, Any]) -> str:
     lines = ["  \n".join(summary["verdict"].split("\n")), ""]
     lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for name, row in summary["metrics"].items():
-        extra = [f"{row[key]:.2g}" if key in row else "" for key in ("p_holm", "mcnemar_p")]
+        tests = [f"{row[key]:.2g}" if key in row else "" for key in ("p", "p_holm", "mcnemar_p")]
         cells = (
             name,
             _with_interval(row["base"], row.get("base_ci95")),
             _with_interval(row["adapter"], row.get("adapter_ci95")),
             _with_interval(row["delta"], row["ci95"], "+"),
             change(row),
-            f"{row['p']:.2g}",
-            *extra,
-            *(str(row["n"]), str(row["users"]), f"{row['effective_n']:.0f}", row["unit"]),
+            *tests,
+            *(str(row["n"]), str(row.get("users", ""))),
+            *(f"{row['effective_n']:.0f}" if "effective_n" in row else "", row["unit"]),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
