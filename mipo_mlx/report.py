@@ -11,7 +11,7 @@ ALPHA = 0.05  # of every interval and test of a report
 def change(row: Mapping[str, Any]) -> str:
     """Rose or fell where the interval clears 0 and Holm's correction, if any, keeps it; or none."""
     low, high = row["ci95"]
-    if low <= 0 <= high or row.get("p_holm", row.get("p", 0.0)) > ALPHA:
+    if low <= 0 <= high or row.get("p_holm", row["p"]) > ALPHA:
         return "none seen"
     return "rose" if low > 0 else "fell"
 

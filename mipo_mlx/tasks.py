@@ -203,6 +203,7 @@ def compare(
             "adapter": float(own[1].mean()),
             "delta": interval.delta,
             "ci95": [interval.low, interval.high],
+            "p": interval.p,
             "n": min(map(len, own)),
             "unit": unit,
         }

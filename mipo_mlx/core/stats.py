@@ -101,12 +101,13 @@ def _studentized(spread: _Spread, resamples: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Between:
-    """A difference of means with its interval, and the items behind it."""
+    """A difference of means with its interval, the items behind it, and a two-sided p."""
 
     delta: float
     low: float
     high: float
     n: int
+    p: float
 
 
 def paired_bootstrap(
@@ -203,10 +204,13 @@ def paired_bootstrap_among(
         totals = totals[:, (totals[1] > 0) & (totals[3] > 0)]
         deltas.append(totals[2] / totals[3] - totals[0] / totals[1])
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(deltas), [tail, 1 - tail])
+    drawn = np.concatenate(deltas)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     total = sums.sum(axis=1)
     delta = float(total[2] / total[3] - total[0] / total[1])
-    return Between(delta, float(low), float(high), int(size))
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
+    return Between(delta, float(low), float(high), int(size), p)
 
 
 def student_p(t: float, freedom: int) -> float:
