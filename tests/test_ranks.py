@@ -104,6 +104,8 @@ def test_two_processes_train_the_adapter_of_one(made: tuple[Path, Path], tmp_pat
     assert len(mine) == len(theirs) > 2
     for line, other in zip(mine, theirs, strict=True):
         del line["forwarded_tokens"], other["forwarded_tokens"]  # contexts on both sides go twice
+        if line["step"] == 1:  # the policy is the reference: which margin is above 0 is rounding
+            del line["rewards/accuracies"], other["rewards/accuracies"]
         assert line == pytest.approx(other, rel=2e-4, abs=2e-5)
 
 
