@@ -31,6 +31,7 @@ from mlx.utils import tree_flatten
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.doctor import matmul_rate
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.objectives import Batch, TrainingRow, collate
 from mipo_mlx.train import Trainer
@@ -133,18 +134,6 @@ def distance(one: Any, other: Any) -> float:
     return float((gap / sum((array**2).sum().item() for array in theirs.values())) ** 0.5)
 
 
-def matmul_rate(size: int = 1536) -> float:
-    """FLOP/s of this machine's fp32 matrix product, the best of five."""
-    one = mx.random.normal((size, size))
-    mx.eval(one, one @ one)
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        mx.eval(one @ one)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
-
-
 def least_flops(model: Any, rows: list[TrainingRow]) -> float:
     """Of blocks and head, forward and back, every token once; attention scores aside."""
     blocks = sum(
@@ -229,7 +218,7 @@ def main() -> None:
         "memory_ratio": {name: peaks["naive"] / peaks[name] for name in errors},
     }
     if args.roofline:
-        flops, rate = least_flops(model, rows), matmul_rate()
+        flops, rate = least_flops(model, rows), matmul_rate(getattr(mx, args.dtype))
         result["matmul_flops_per_second"] = rate
         result["share_of_matmul_rate"] = {
             name: flops / took / rate for name, took in medians.items()

@@ -29,7 +29,7 @@ from mipo_mlx.pairing import contrasts_of
 from mipo_mlx.plan import Plan, choose, cut, steps_of
 from mipo_mlx.types import Prompt
 
-SHARE = 0.35  # of the rate of one large matrix product that a step gets, as seen
+SHARE = 0.2  # of the rate of one large matrix product that a step got on a CPU; elsewhere a guess
 ADVICE = "cut contexts (--max-prompt-tokens), take a smaller or quantized model, or more memory"
 
 
