@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mipo_mlx.core.stats import clustered_wilson, holm, mcnemar, needed, paired_bootstrap
 from mipo_mlx.evaluate import UNITS, Columns, Item
 from mipo_mlx.report import ALPHA
@@ -20,7 +22,7 @@ ACCURACIES = ("information/context_accuracy", "reasoning/accuracy")
 STATISTICS = 2  # changes whenever the same answers give other numbers
 
 
-def _units(items: Sequence[Item]) -> tuple[str, list[str]]:
+def units(items: Sequence[Item]) -> tuple[str, list[str]]:
     """What is resampled, and which of them each item belongs to.
 
     Answers of one user are resampled one by one: what is seen then holds for that user.
@@ -31,16 +33,62 @@ def _units(items: Sequence[Item]) -> tuple[str, list[str]]:
     return ("users" if any(item.context for item in items) else "prompts"), clusters
 
 
+def row(
+    base: np.ndarray,
+    adapter: np.ndarray,
+    clusters: Sequence[str],
+    *,
+    unit: str,
+    resampled: str = "users",
+    resamples: int,
+    seed: int,
+    alpha: float = ALPHA,
+) -> dict[str, Any]:
+    """A metric's row, from a value an item of both sides; clusters are resampled whole.
+
+    Args:
+        base: [n].
+        adapter: of the same items [n].
+        clusters: a label an item.
+        unit: of the values; one that starts with "share" is a rate of 0 and 1.
+        resampled: what a cluster is, in the plural.
+        resamples: draws of the bootstrap.
+        seed: of these.
+        alpha: of the test that ``needed`` is told for.
+
+    Returns:
+        ``base``, ``adapter``, ``delta``, ``ci95`` and ``p`` of delta, ``n`` items of ``users``
+        clusters, ``resampled``, ``effective_n`` (independent items worth the same), ``needed`` (how
+        many resampled would show a delta of this size, power 80%, or None), ``unit``; rates have
+        ``base_ci95`` and ``adapter_ci95`` (Wilson's, at the effective n).
+    """
+    found = paired_bootstrap(base, adapter, clusters=clusters, resamples=resamples, seed=seed)
+    made = {
+        "base": float(np.mean(base)),
+        "adapter": float(np.mean(adapter)),
+        "delta": found.delta,
+        "ci95": [found.low, found.high],
+        "p": found.p,
+        "n": found.n,
+        "users": len(set(clusters)),
+        "resampled": resampled,
+        "effective_n": found.effective_n,
+        "needed": needed(found, alpha=alpha),
+        "unit": unit,
+    }
+    if unit.startswith("share"):
+        made["base_ci95"] = list(clustered_wilson(base, clusters))
+        made["adapter_ci95"] = list(clustered_wilson(adapter, clusters))
+    return made
+
+
 def compare(
     base: Columns, adapter: Columns, items: Sequence[Item], *, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Metrics with paired bootstrap 95% intervals, and tests; users are resampled whole.
+    """Metrics as rows with paired bootstrap 95% intervals, and tests; users are resampled whole.
 
-    Each has ``base``, ``adapter``, ``delta``, ``ci95`` and ``p`` of delta, ``n`` answers of
-    ``users``, ``resampled`` (users, prompts or answers), ``effective_n`` (independent answers worth
-    the same), ``needed`` (how many resampled would show a delta of this size, power 80%, or None)
-    and ``unit``. Rates have ``base_ci95`` and ``adapter_ci95`` (Wilson's, at the effective n),
-    accuracies ``mcnemar_p`` (answers taken as independent), and the headline metrics ``p_holm``.
+    Beside what ``row`` makes, accuracies have ``mcnemar_p`` (answers taken as independent), and the
+    headline metrics ``p_holm``; ``users`` counts the users of the items, whatever is resampled.
     """
     metrics: dict[str, dict[str, Any]] = {}
     family = [name for name in HEADLINE if name in base]
@@ -51,28 +99,20 @@ def compare(
             i for i in items if name != "reasoning/choice_entropy" or i.prompt.kind == "choice"
         ]
         behind = behind[: len(base[name])]
-        resampled, clusters = _units(behind)
-        found = paired_bootstrap(
-            base[name], adapter[name], clusters=clusters, resamples=resamples, seed=seed
+        resampled, clusters = units(behind)
+        metrics[name] = row(
+            base[name],
+            adapter[name],
+            clusters,
+            unit=unit,
+            resampled=resampled,
+            resamples=resamples,
+            seed=seed,
+            alpha=ALPHA / len(family) if name in family else ALPHA,
         )
-        row = metrics[name] = {
-            "base": float(base[name].mean()),
-            "adapter": float(adapter[name].mean()),
-            "delta": found.delta,
-            "ci95": [found.low, found.high],
-            "p": found.p,
-            "n": found.n,
-            "users": len({item.cluster for item in behind}),
-            "resampled": resampled,
-            "effective_n": found.effective_n,
-            "needed": needed(found, alpha=ALPHA / len(family) if name in family else ALPHA),
-            "unit": unit,
-        }
-        if unit.startswith("share"):
-            row["base_ci95"] = list(clustered_wilson(base[name], clusters))
-            row["adapter_ci95"] = list(clustered_wilson(adapter[name], clusters))
+        metrics[name]["users"] = len({item.cluster for item in behind})
         if name in ACCURACIES:
-            row["mcnemar_p"] = mcnemar(base[name], adapter[name])
+            metrics[name]["mcnemar_p"] = mcnemar(base[name], adapter[name])
     for name, p in zip(family, holm([metrics[name]["p"] for name in family]), strict=True):
         metrics[name]["p_holm"] = p
     return metrics

@@ -38,6 +38,7 @@ __all__ = [
     "parse_set",
     "read_toml",
     "resolve",
+    "text_settings",
     "to_dict",
     "to_toml",
 ]
@@ -177,3 +178,11 @@ def to_toml(config: RunConfig) -> str:
         )
         lines.append("")
     return "\n".join(lines)
+
+
+def text_settings(config: RunConfig) -> dict[str, Any]:
+    """Options of sampling that have a say in what is written."""
+    settings = dataclasses.asdict(config.generate)
+    for name in ("generate_batch_size", "memory_limit"):
+        settings.pop(name)
+    return settings

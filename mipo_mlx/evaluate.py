@@ -17,14 +17,14 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mipo_mlx.config import EvalConfig, GenerateConfig
 from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
+from mipo_mlx.data import wording
 from mipo_mlx.data.answers import grade, parse_choice, parse_number
-from mipo_mlx.data.finals import final_answer, is_right
-from mipo_mlx.generate import Ask, answer_key, encode, sample
+from mipo_mlx.data.finals import final_answer, is_right, offered
+from mipo_mlx.generate import AnswerJournal, Ask, answer_key, encode, sample
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
 from mipo_mlx.reference import Progress, group_of
-from mipo_mlx.tasks import letter_rows
 from mipo_mlx.types import Context, Prompt, Response
 
 SELF_BLEU_SAMPLE = 64  # answers; self-BLEU is quadratic in them
@@ -196,6 +196,20 @@ def _matrix_columns(
     }
 
 
+def letter_rows(
+    lm: LanguageModel, prompts: Sequence[Prompt], generate: GenerateConfig
+) -> list[Row]:
+    """A row a choice problem: its prompt, and "The answer is: L" for every label offered."""
+    rows = []
+    for prompt in prompts:
+        letters = tuple(
+            tuple(lm.tokenizer.encode(wording.claim(label), add_special_tokens=False))
+            for label, _ in offered(prompt)
+        )
+        rows.append(Row(encode(lm, None, prompt, generate), letters, group_of("")))
+    return rows
+
+
 def _choice_entropies(
     lm: LanguageModel, items: Sequence[Item], generate: GenerateConfig
 ) -> np.ndarray:
@@ -240,11 +254,13 @@ def measure(
     seed: int,
     on_progress: Progress,
     who: str,
+    journal: AnswerJournal | None = None,
 ) -> tuple[Columns, dict[str, Response]]:
     """Per-answer columns of one model, by metric name, and its answers."""
     items = [item for group in groups for item in group.items]
     wanted = [Ask(item.context, item.prompt) for item in items]
-    answers = sample(lm, wanted, generate, seed, on_progress, f"{who}: sample answers")
+    stage = f"{who}: sample answers"
+    answers = sample(lm, wanted, generate, seed, on_progress, stage, journal)
     columns = _text_columns(items, answers, known)
     columns.update(
         _matrix_columns(lm, groups, answers, generate, on_progress, f"{who}: score answers")

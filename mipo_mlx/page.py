@@ -35,8 +35,29 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _title(name: str) -> str:
-    return METRICS[name][0] if name in METRICS else name.rpartition("/")[2].replace("_", " ")
+def known(name: str, row: Mapping[str, Any]) -> tuple[str, str, int]:
+    """How a metric is called, what it says, and whether more of it is better (1, -1 or 0)."""
+    title, about, better = METRICS.get(name, (name.rpartition("/")[2].replace("_", " "), "", 0))
+    return row.get("title", title), row.get("about", about), row.get("better", better)
+
+
+def sections(summary: Mapping[str, Any]) -> list[Row]:
+    """Sections of studies with their own rows of the metrics."""
+    metrics = summary["metrics"]
+    return [
+        {
+            **section,
+            "name": name,
+            "rows": headline({n: metrics[n] for n in section["metrics"] if n in metrics}),
+        }
+        for name, section in summary["sections"].items()
+    ]
+
+
+def _apart(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that belong to no section."""
+    told = {name for section in summary["sections"].values() for name in section["metrics"]}
+    return {name: row for name, row in summary["metrics"].items() if name not in told}
 
 
 def _level(value: Any, unit: str) -> Row:
@@ -64,7 +85,7 @@ def _outcome(name: str, row: Mapping[str, Any]) -> tuple[str, str]:
     if row.get("p_holm", row.get("p", 0.0)) > ALPHA:
         return "\N{WHITE CIRCLE}", "none seen, by p"
     up = low > 0
-    better = METRICS[name][2] if name in METRICS else 0
+    better = known(name, row)[2]
     sign = "\N{BLACK UP-POINTING TRIANGLE}" if up else "\N{BLACK DOWN-POINTING TRIANGLE}"
     good = {0: "", 1: ", better", -1: ", worse"}[better if up else -better]
     return sign, ("higher" if up else "lower") + good
@@ -82,11 +103,12 @@ def headline(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     for name, row in metrics.items():
         unit = row["unit"]
         sign, outcome = _outcome(name, row)
+        title, about, _ = known(name, row)
         rows.append(
             {
                 "name": name,
-                "title": _title(name),
-                "about": METRICS[name][1] if name in METRICS else "",
+                "title": title,
+                "about": about,
                 "unit": unit,
                 "change": span(unit)[0],
                 "base": _level(row["base"], unit),
@@ -198,7 +220,7 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Row]:
             "Adapter less base, of paired answers. Filled square: the interval is clear of zero "
             "(dotted line). Open circle: it is not. Metrics of one unit share an axis; the table "
             "above holds the numbers.",
-            plots.forest(metrics, {name: _title(name) for name in metrics}),
+            plots.forest(metrics, {name: known(name, row)[0] for name, row in metrics.items()}),
             None,
         )
     for name, title, text in HISTOGRAMS:
@@ -218,7 +240,8 @@ def render(summary: Mapping[str, Any]) -> str:
     """The page of a summary as ``pipeline.report`` makes it and as it stands in ``report.json``."""
     return _template().render(
         summary=summary,
-        rows=headline(summary["metrics"]),
+        rows=headline(_apart(summary)),
+        sections=sections(summary),
         figures=list(_figures(summary)),
         answers=list(_answers(summary["examples"])),
         origin=summary["provenance"],

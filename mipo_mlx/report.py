@@ -65,6 +65,10 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
         "verdict": verdict(metrics),
         "metrics": metrics,
         "length_ratio": ratio,
+        "sections": {
+            name: {key: value for key, value in section.items() if key != "details"}
+            for name, section in results.get("sections", {}).items()
+        },
         "examples": results["examples"],
         "changed": results["changed"],
         "answers": results["answers"],
@@ -79,8 +83,26 @@ def _with_interval(value: float, ends: Sequence[float] | None, sign: str = "") -
     return told + (f" [{ends[0]:{sign}.4g}, {ends[1]:{sign}.4g}]" if ends else "")
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _sections(sections: Mapping[str, Any]) -> list[str]:
+    """Sections of studies, but for their metrics, which stand in the table of all."""
+    lines = []
+    for section in sections.values():
+        lines += ["", f"## {section['title']}", "", section["about"]]
+        lines += ["", *(f"- {line}" for line in section["lines"])] if section["lines"] else []
+        for table in section["tables"]:
+            lines += ["", f"{table['caption']}", ""]
+            lines += [f"| {' | '.join(map(_cell, table['head']))} |"]
+            lines += ["|---" * len(table["head"]) + "|"]
+            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table["body"]]
+    return lines
+
+
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The report's table and verdict as Markdown; intervals are of 95%."""
+    """The report's table, verdict and sections as Markdown; intervals are of 95%."""
     names = (
         *("metric", "base", "adapter", "delta", "change", "p", "Holm p", "McNemar p"),
         *("answers", "users", "effective n", "unit"),
@@ -100,4 +122,5 @@ def markdown(summary: Mapping[str, Any]) -> str:
             *(f"{row['effective_n']:.0f}" if "effective_n" in row else "", row["unit"]),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _sections(summary["sections"])
     return "\n".join(lines) + "\n"

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import mlx.core as mx
 
 from mipo_mlx.errors import MipoError
 from mipo_mlx.machine import here
+from mipo_mlx.types import Response
 
 MANIFEST = "manifest.json"
 CHECK = "check"  # name of the checksum in a journal's lines
@@ -252,3 +254,27 @@ class Journal:
     def remove(self) -> None:
         """Take the file away, once its work is in the step's own outputs."""
         self.path.unlink(missing_ok=True)
+
+
+class AnswerFile:
+    """Sampled answers as rows of a journal of their own, one file for each set of inputs.
+
+    ``options``, where given, is the run's ``config.toml`` and is written with its first answer, so
+    that the same command without options goes on with them.
+    """
+
+    def __init__(self, store: RunStore, inputs: Mapping[str, Any], options: str = "") -> None:
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        self.store, self.options = store, options
+        self.journal = Journal(store, f"answers-{digest[:12]}.jsonl", inputs)
+
+    def read(self) -> Iterator[tuple[str, Response]]:
+        """Answers of an earlier, interrupted run with the same inputs, by key."""
+        if self.options:
+            self.store.write_text("config.toml", self.options)
+        for row in self.journal.read():
+            yield row["key"], Response(row["text"], tuple(row["token_ids"]), row["finish_reason"])
+
+    def append(self, key: str, response: Response) -> None:
+        """Keep one more."""
+        self.journal.append({"key": key, **asdict(response)})

@@ -15,24 +15,28 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.config import EvalConfig, GenerateConfig
+from mipo_mlx.config import EvalConfig, GenerateConfig, RunConfig
 from mipo_mlx.core.information import choice_entropy
 from mipo_mlx.core.stats import paired_bootstrap_among
 from mipo_mlx.data import wording
 from mipo_mlx.data.finals import final_answer, is_right, offered
 from mipo_mlx.data.hub import local_file
+from mipo_mlx.data.read import read_pairs
 from mipo_mlx.data.tasks import read_task
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.generate import Ask, encode, sample
-from mipo_mlx.lm.forest import Row
+from mipo_mlx.evaluate import letter_rows
+from mipo_mlx.generate import AnswerJournal, Ask, encode, sample
+from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
-from mipo_mlx.reference import Progress, group_of
+from mipo_mlx.reference import Progress
+from mipo_mlx.study import SIDES, Section, Subject
 from mipo_mlx.types import Prompt, Response
 
 Columns = dict[str, np.ndarray]
@@ -140,20 +144,6 @@ def grade_letters(prompts: Sequence[Prompt], logps: Sequence[Sequence[float]]) -
     }
 
 
-def letter_rows(
-    lm: LanguageModel, prompts: Sequence[Prompt], generate: GenerateConfig
-) -> list[Row]:
-    """A row a choice problem: its prompt, and "The answer is: L" for every label offered."""
-    rows = []
-    for prompt in prompts:
-        letters = tuple(
-            tuple(lm.tokenizer.encode(wording.claim(label), add_special_tokens=False))
-            for label, _ in offered(prompt)
-        )
-        rows.append(Row(encode(lm, None, prompt, generate), letters, group_of("")))
-    return rows
-
-
 def measure(
     lm: LanguageModel,
     task: Task,
@@ -162,11 +152,12 @@ def measure(
     max_tokens: int,
     on_progress: Progress,
     who: str,
+    journal: AnswerJournal | None = None,
 ) -> Columns:
     """Columns of one model on one task, generation and, for choices, letters."""
     greedy = replace(generate, temperature=0.0, top_p=1.0, max_tokens=max_tokens)
     wanted = [Ask(None, prompt) for prompt in task.prompts]
-    answers = sample(lm, wanted, greedy, 0, on_progress, f"{who}: {task.name}")
+    answers = sample(lm, wanted, greedy, 0, on_progress, f"{who}: {task.name}", journal)
     columns = grade_answers(task.prompts, [answers[ask.key] for ask in wanted])
     if all(prompt.kind == "choice" for prompt in task.prompts):
         logps: list[tuple[float, ...]] = []
@@ -212,6 +203,79 @@ def compare(
         if unit == "nats":
             figures[name]["sd"] = [float(side.std()) for side in own]
     return figures
+
+
+class TaskStudy:
+    """``--tasks`` as a study: is anything else worse?"""
+
+    name = "tasks"
+
+    def __init__(self, run: Path, config: RunConfig, tasks: Sequence[Task]) -> None:
+        self.run, self.config, self.tasks = run, config, tasks
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all problems and their answers."""
+        return digest(self.tasks)
+
+    def check(self, lm: LanguageModel) -> None:
+        """Problems fit the model's window, and none stands in the run's pairs.
+
+        Raises:
+            ConfigError: problems were trained on.
+            DataError: one does not fit.
+        """
+        path = self.run / "pairs.jsonl"
+        pairs = read_pairs(path) if path.is_file() else []
+        trained = {message["content"] for pair in pairs for message in pair.messages}
+        for task in self.tasks:
+            seen = [prompt for prompt in task.prompts if prompt.text in trained]
+            if seen:
+                raise ConfigError(
+                    f"{len(seen)} of {len(task.prompts)} problems of task {task.name!r} were "
+                    f"trained on, {seen[0].source} among them.",
+                    "give --tasks a split that was not trained on",
+                )
+        check_window(lm, self.tasks, self.config.generate, self.config.eval.task_max_tokens)
+
+    def measure(self, subject: Subject) -> Section:
+        """Metrics ``tasks/NAME/FIGURE``."""
+        options = self.config.eval
+        metrics: dict[str, Any] = {}
+        details: dict[str, Any] = {}
+        for task in self.tasks:
+            columns = {}
+            for side in SIDES:
+                with subject.side(side):
+                    columns[side] = measure(
+                        subject.lm,
+                        task,
+                        self.config.generate,
+                        max_tokens=options.task_max_tokens,
+                        on_progress=subject.on_progress,
+                        who=side,
+                        journal=subject.journal(f"{side}: {task.name}"),
+                    )
+            base, tuned = columns["base"], columns["adapter"]
+            figures = compare(base, tuned, resamples=options.resamples, seed=self.config.data.seed)
+            metrics.update({f"tasks/{task.name}/{name}": row for name, row in figures.items()})
+            details[task.name] = result(task, options.task_prompts, base, tuned)
+        return Section(
+            title="Other tasks",
+            about="Problems with known answers, to see whether anything else became worse.",
+            metrics=metrics,
+            details=details,
+        )
+
+
+def prepare(run: Path, config: RunConfig, inputs: Inputs) -> TaskStudy | None:
+    """The study of ``--tasks``, or None without any.
+
+    Raises:
+        MipoError: the option or a file of it cannot be used.
+    """
+    tasks = read_tasks(config.eval, seed=config.data.seed, offline=config.data.offline)
+    return TaskStudy(run, config, tasks) if tasks else None
 
 
 def result(task: Task, style: str, base: Columns, adapter: Columns) -> dict[str, Any]:

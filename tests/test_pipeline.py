@@ -59,7 +59,7 @@ def test_run_writes_every_file_with_the_promised_schema(
     run = tmp_path / "run"
     summary = pipeline.run(run, config(small))
     results = json.loads((run / "eval.json").read_text())
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert set(results["metrics"]) == METRICS
     for name, row in results["metrics"].items():
         wanted = {*("base", "adapter", "delta", "ci95", "p", "n", "users", "resampled"), "unit"}

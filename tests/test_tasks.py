@@ -243,7 +243,7 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
             assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
     assert "tasks/arc/letter_accuracy" in results
     assert "tasks/gsm8k/letter_accuracy" not in results
-    kept = read_json(run / "eval.json")["tasks"]
+    kept = read_json(run / "eval.json")["sections"]["tasks"]["details"]
     assert kept["arc"]["wording"] == "ours/1"
     assert kept["arc"]["ids"] == [f"arc/q{n}" for n in range(4)]
     for side in ("base", "adapter"):

@@ -163,6 +163,12 @@ def show_report(summary: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print()
+    for section in summary["sections"].values():
+        if section["lines"]:
+            console.print(section["title"], style="bold")
+            for line in section["lines"]:
+                console.print(f"  {line}", markup=False)
+            console.print()
     changed, answers = summary["changed"], summary["answers"]
     console.print(f"{changed} of {answers} answers changed, among them:")
     for example in summary["examples"]:

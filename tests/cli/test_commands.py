@@ -197,6 +197,7 @@ def summary() -> dict[str, Any]:
         },
         "changed": 1,
         "answers": 2,
+        "sections": {},
         "examples": [{"prompt": "Why [b]?", "base": "So.", "adapter": "Thus " * 30}],
         "verdict": "It rose.",
         "length_ratio": 1.1,

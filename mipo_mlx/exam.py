@@ -1,0 +1,198 @@
+"""Base against adapter, from files to files: what ``mipo eval`` reads, keeps and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mipo_mlx import evaluate as evaluation
+from mipo_mlx import tasks as tasking
+from mipo_mlx.compare import STATISTICS, compare
+from mipo_mlx.config import RunConfig, text_settings
+from mipo_mlx.data.read import read_pairs
+from mipo_mlx.errors import ConfigError
+from mipo_mlx.generate import cut_contexts
+from mipo_mlx.inputs import Inputs, read_inputs
+from mipo_mlx.lm import adapter
+from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.lm.memory import measured
+from mipo_mlx.reference import Progress
+from mipo_mlx.store import AnswerFile, RunStore, file_hash
+from mipo_mlx.study import SIDES, Section, Study, Subject
+
+Summary = dict[str, Any]
+
+STUDIES = (tasking.prepare,)  # in the order in which they are measured and told
+
+
+def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
+    """Groups of conditions that are each other's wrong ones."""
+    if config.data.objective == "prompt":
+        if len(inputs.held_prompts) < 2:
+            raise ConfigError("eval needs at least two held-out prompts.", "add prompts")
+        return evaluation.prompt_groups(inputs.held_prompts, config.eval)
+    if not inputs.held_prompts:
+        raise ConfigError(
+            "eval has no prompts: those of the held-out users are none.",
+            "add prompts that belong to nobody, or hold out more users (--held-out-users)",
+        )
+    return evaluation.context_groups(
+        inputs.held_contexts, inputs.held_prompts, config.eval, inputs.eval_foils
+    )
+
+
+def _check_adapter(lm: LanguageModel, folder: Path) -> None:
+    maker = json.loads((folder / adapter.CONFIG).read_text(encoding="utf-8")).get("fingerprint")
+    if maker not in (None, lm.fingerprint):
+        raise ConfigError(
+            f"{folder}: this adapter was trained on another model than {lm.name}.",
+            "give eval the --model of training",
+        )
+
+
+def _check_held_out(run: Path, inputs: Inputs) -> None:
+    """What is called held out must not stand in the run's pairs."""
+    path = run / "pairs.jsonl"
+    if not path.is_file():
+        return
+    trained = {message["content"] for pair in read_pairs(path) for message in pair.messages}
+    for kind, held in (("users", inputs.held_contexts), ("prompts", inputs.held_prompts)):
+        seen = [item for item in held if item.text in trained]
+        if kind in inputs.held_out and seen:
+            raise ConfigError(
+                f"{len(seen)} of {len(held)} held-out {kind} were trained on, {seen[0].id!r} "
+                "among them.",
+                f"give eval the data options that {path} was made with",
+            )
+
+
+def _key(
+    lm: LanguageModel, weights: Path, inputs: Inputs, config: RunConfig, studies: Sequence[Study]
+) -> Summary:
+    """What an evaluation depends on."""
+    return {
+        "model": lm.fingerprint,
+        "adapter": file_hash(weights),
+        "data": inputs.digest,
+        "seed": config.data.seed,
+        "generate": text_settings(config),
+        "eval": asdict(config.eval),
+        "statistics": STATISTICS,
+        **{study.name: study.digest for study in studies},
+    }
+
+
+class _Keeper:
+    """Journals of sampled answers, a stage each, for one set of inputs."""
+
+    def __init__(self, store: RunStore, key: Summary) -> None:
+        self.store, self.key = store, key
+        self.files: list[AnswerFile] = []
+
+    def __call__(self, stage: str) -> AnswerFile:
+        self.files.append(AnswerFile(self.store, {**self.key, "stage": stage}))
+        return self.files[-1]
+
+    def remove(self) -> None:
+        for file in self.files:
+            file.journal.remove()
+
+
+def _measure(
+    lm: LanguageModel,
+    groups: Sequence[evaluation.Group],
+    inputs: Inputs,
+    config: RunConfig,
+    studies: Sequence[Study],
+    keeper: _Keeper,
+    on_progress: Progress,
+) -> tuple[Summary, list[dict[str, str]], list[Section]]:
+    """Content of ``eval.json``, rows of ``answers.jsonl``, and the sections of all studies."""
+    items = [item for group in groups for item in group.items]
+    known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
+    columns: dict[str, evaluation.Columns] = {}
+    subject = Subject(lm, config, inputs, items, {}, on_progress, keeper)
+    answers = {}
+    for side in SIDES:
+        with subject.side(side):
+            columns[side], answers[side] = evaluation.measure(
+                lm,
+                groups,
+                known,
+                config.generate,
+                seed=config.data.seed + 1,
+                on_progress=on_progress,
+                who=side,
+                journal=keeper(f"{side}: answers"),
+            )
+    metrics = compare(
+        columns["base"],
+        columns["adapter"],
+        items,
+        resamples=config.eval.resamples,
+        seed=config.data.seed,
+    )
+    subject = replace(subject, answers=answers)
+    sections = [study.measure(subject) for study in studies]
+    for section in sections:
+        metrics.update({name: dict(row) for name, row in section.metrics.items()})
+    results = {
+        "schema": 2,
+        "metrics": metrics,
+        "held_out": inputs.held_out,
+        "sections": {
+            study.name: section.result() for study, section in zip(studies, sections, strict=True)
+        },
+        **evaluation.examples(items, answers["base"], answers["adapter"]),
+        "items": evaluation.values(columns["base"], columns["adapter"]),
+    }
+    return results, evaluation.answer_rows(items, answers["base"], answers["adapter"]), sections
+
+
+def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]:
+    """The studies that were asked for; their faults are told before anything is measured."""
+    found = [prepare(run, config, inputs) for prepare in STUDIES]
+    return [study for study in found if study]
+
+
+def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
+    """Compare base and adapter on held-out users and prompts.
+
+    Writes ``eval.json``, and ``answers.jsonl`` with both answers to everything asked.
+    """
+    folder = run / "adapter"
+    weights = folder / "adapters.safetensors"
+    if not weights.is_file():
+        raise ConfigError(f"{folder}: no adapter to evaluate.", f"run 'mipo train {run}' first")
+    inputs = read_inputs(config.data)
+    studies = prepare_studies(run, config, inputs)
+    _groups(inputs, config)  # faults are told before a model is loaded
+    _check_held_out(run, inputs)
+    lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    _check_adapter(lm, folder)
+    for study in studies:
+        study.check(lm)
+    held = [inputs.held_contexts, inputs.eval_foils]
+    cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
+    key = _key(lm, weights, inputs, config, studies)
+    inputs = replace(inputs, held_contexts=cut[0], eval_foils=cut[1])
+    store = RunStore(run)
+    if store.is_fresh("eval", key) and (run / "answers.jsonl").is_file():
+        results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+        return results
+    stats: Summary = {}
+    keeper = _Keeper(store, key)
+    with measured(stats):
+        results, rows, sections = _measure(
+            lm, _groups(inputs, config), inputs, config, studies, keeper, on_progress
+        )
+    files = {name: kept for section in sections for name, kept in section.files.items()}
+    store.write_json("eval.json", results)
+    for name, kept in {"answers.jsonl": rows, **files}.items():
+        store.write_jsonl(name, kept)
+    store.record("eval", key, ["eval.json", "answers.jsonl", *files], stats)
+    keeper.remove()
+    return results
