@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mipo_mlx import bank, tiny
 from mipo_mlx.config import DataConfig
@@ -18,6 +19,7 @@ from mipo_mlx.lm.load import load_tokenizer
 from mipo_mlx.types import Context, Prompt
 
 FEWEST_USERS_TO_SPLIT = 5
+T = TypeVar("T", Context, Prompt)
 EVAL_FOILS = 0.25  # of the package's invented users are for eval alone
 
 
@@ -71,11 +73,21 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
     if len(found) == 1 and config.note_tokens:
         tokenizer, _ = load_tokenizer(config.model, offline=config.offline)
         users = in_parts(found, config.note_tokens, tokenizer)
+    users = _drawn(users, [user.owner for user in users], config.user_limit, config.seed)
     owners = {user.owner: user.owner for user in users}
     if len(owners) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
         return users, users, False
     held = set(split(owners, config.held_out_users, config.seed)[1])
     return [u for u in users if u.owner not in held], [u for u in users if u.owner in held], True
+
+
+def _drawn(items: list[T], names: Sequence[str], limit: int, seed: int) -> list[T]:
+    """Items of so many names (0: all), a seeded draw, in their order."""
+    different = sorted(set(names))
+    if not 0 < limit < len(different):
+        return items
+    kept = set(random.Random(f"{seed}:limit").sample(different, limit))
+    return [item for item, name in zip(items, names, strict=True) if name in kept]
 
 
 def in_parts(users: list[Context], note_tokens: int, tokenizer: Any) -> list[Context]:
@@ -126,7 +138,8 @@ def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
 
 def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
     if config.prompts:
-        prompts = read_prompts(local_file(config.prompts, offline=config.offline))
+        path = local_file(config.prompts, offline=config.offline)
+        prompts = read_prompts(path, config.problem_prompts)
     elif config.contexts:
         prompts = read_prompts(bank.PROMPTS)
     else:
@@ -136,7 +149,10 @@ def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
             read_prompts(tiny.SAMPLES_DIR / f"{name}_heldout.jsonl"),
         )
     owned = [prompt for prompt in prompts if prompt.context_id]  # they go with their users
-    free = {prompt.id: prompt for prompt in prompts if not prompt.context_id}
+    shared = [prompt for prompt in prompts if not prompt.context_id]
+    shared = _drawn(shared, [prompt.id for prompt in shared], config.prompt_limit, config.seed)
+    free = {prompt.id: prompt for prompt in shared}
+    prompts = [prompt for prompt in prompts if prompt.context_id or prompt.id in free]
     if len(free) < 2 or not config.held_out_prompts:
         return prompts, prompts
     train, held = split(free, config.held_out_prompts, config.seed)
@@ -157,7 +173,8 @@ def read_inputs(config: DataConfig) -> Inputs:
     train_users, held_users, users_held = _contexts(config)
     train_prompts, held_prompts = _prompts(config)
     if config.objective == "context":
-        _check_owners(train_prompts + held_prompts, train_users + held_users)
+        if not config.user_limit:  # else prompts of users who were not drawn are no fault
+            _check_owners(train_prompts + held_prompts, train_users + held_users)
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
     foils, eval_foils = _foils(train_users, held_users, config)

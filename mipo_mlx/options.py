@@ -62,6 +62,21 @@ class DataConfig:
     held_out_prompts: float = option(
         0.2, "Share of your prompts kept from training for eval.", low=0.0, high=0.9
     )
+    user_limit: int = option(
+        0, "Most of your users that are read at all, a seeded draw; 0 takes all.", low=0, high=10**9
+    )
+    prompt_limit: int = option(
+        0,
+        "Most of your prompts that are read at all, a seeded draw, but for those that belong to "
+        "one user; 0 takes all.",
+        low=0,
+        high=10**9,
+    )
+    problem_prompts: str = option(
+        "ours",
+        "How problems of a public data set among --prompts are worded: our way or the paper's.",
+        choices=("ours", "paper"),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Public data sets in the form they are published in: whose contexts they hold, and who asks what.
 
-Told by their columns, from JSONL, JSON or CSV. A prompt of a data set belongs to one user, and is
-asked of that user alone (``Prompt.context_id``).
+Told by their columns, from JSONL, JSON, CSV or Parquet. A prompt of a data set belongs to one user,
+and is asked of that user alone (``Prompt.context_id``).
 
 * PRISM (``HannahRoseKirk/prism-alignment``): ``survey.jsonl`` are contexts, ``conversations.jsonl``
   prompts.

@@ -1,6 +1,7 @@
 """Files of a data set on the hub: ``hf://datasets/OWNER/NAME[@REVISION]/FILE``, fsspec's spelling.
 
-One file is downloaded into the hub's own cache and read from there ever after.
+One file is downloaded into the hub's own cache and read from there ever after. A revision that
+holds slashes is known or quoted: ``@refs/convert/parquet``, ``@refs%2Fconvert%2Fparquet``.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 from mipo_mlx.errors import DataError
 
-ADDRESS = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/(?P<file>.+)")
+ADDRESS = re.compile(
+    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(@(?P<revision>refs/convert/[\w-]+|refs/pr/\d+|[^/]+))?/(?P<file>.+)"
+)
 Download = Callable[..., str]
 
 
@@ -39,7 +44,7 @@ def local_file(name: str, *, offline: bool = False, download: Download | None = 
         "repo_id": match["repo"],
         "filename": match["file"],
         "repo_type": "dataset",
-        "revision": match["revision"],
+        "revision": unquote(match["revision"]) if match["revision"] else None,
     }
     try:
         return Path(download(**where, local_files_only=True))

@@ -118,10 +118,10 @@ def read_contexts(path: Path) -> list[Context]:
     return datasets.contexts(path, known) if known else read_records(path, _context)
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, style: str = STYLES[0]) -> list[Prompt]:
     """Prompts: ``{"id"?, "text", "answer"?, "kind"?}`` a row, or a line each of a text file.
 
-    Problems of a public data set are put in our wording.
+    Problems of a public data set are put in the wording of ``style``.
 
     Raises:
         DataError: every fault of the file, with lines.
@@ -132,7 +132,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if known:
             return datasets.prompts(path, known)
         if tasks.recognise(path):
-            return tasks.read_task(path, STYLES[0])
+            return tasks.read_task(path, style)
         return read_records(path, _prompt)
     marked = [(number, re.sub(r"^\s*([-*+]|\d+[.)])\s+", "", line)) for number, line in lines(path)]
     prompts = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -34,9 +34,11 @@ class Fault(Exception):
         self.message, self.hint = message, hint
 
 
-def text_of(path: Path) -> str:
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What can go wrong with reading a file, as a DataError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except IsADirectoryError as error:
         raise DataError(f"{path}: is a directory.", "give a file") from error
     except FileNotFoundError as error:
@@ -45,6 +47,11 @@ def text_of(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text.", "save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).", "check the path") from error
+
+
+def text_of(path: Path) -> str:
+    with _told(path):
+        return path.read_text(encoding="utf-8-sig")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -86,21 +93,40 @@ def read_json(path: Path) -> Any:
 
 def _csv(path: Path) -> Iterator[tuple[int, Row | Fault]]:
     csv.field_size_limit(2**31 - 1)  # the standard limit of 128 KiB is less than some notes take
-    reader = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
+    with _told(path), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    count = len(reader.fieldnames or ())
+                    fault = Fault(f"{count} fields are needed.", "see the first line")
+                    yield reader.line_num, fault
+                else:
+                    yield reader.line_num, dict(row)
+        except csv.Error as error:
+            place = f"{path}:{reader.line_num}"
+            raise DataError(f"{place}: not valid CSV ({error}).", "quotes?") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Row | Fault]]:
+    """Rows of a Parquet file, a batch in memory at a time; their number is their place, from 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                yield reader.line_num, Fault(f"{count} fields are needed.", "see the first line")
-            else:
-                yield reader.line_num, dict(row)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error}).", "quotes?") from error
+        with _told(path), path.open("rb") as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not valid Parquet.", "download it again") from error
 
 
 def rows(path: Path) -> Iterator[tuple[int, Row | Fault]]:
     """Rows of a file, by its ending."""
-    readers = {".csv": _csv, ".json": _json_list}
+    readers = {".csv": _csv, ".json": _json_list, ".parquet": _parquet}
     return readers.get(path.suffix.lower(), _json_lines)(path)
 
 

@@ -1,6 +1,6 @@
 """Problems with known answers, from five public data sets in the form they are published in.
 
-Told by their columns, from JSONL, JSON or CSV:
+Told by their columns, from JSONL, JSON, CSV or Parquet:
 
 * GSM8K (``openai/gsm8k``): ``question``, ``answer`` that ends with ``#### N``.
 * SVAMP (``arkilpatel/SVAMP``, ``ChilleD/SVAMP``): ``Body`` and ``Question``, or
@@ -10,7 +10,7 @@ Told by their columns, from JSONL, JSON or CSV:
 * MMLU (``cais/mmlu``): ``question``, ``choices``, ``answer`` from 0; or Hendrycks' CSV, without a
   header, the subject in the file's name. A folder is read as all its files.
 
-Labels stay as published (A to E, or 1 to 4). Not covered: Parquet.
+Labels stay as published (A to E, or 1 to 4).
 """
 
 from __future__ import annotations
@@ -217,11 +217,6 @@ def recognise(path: Path) -> TaskSet | None:
 
 
 def _read_file(path: Path, style: str) -> list[Prompt]:
-    if path.suffix.lower() == ".parquet":
-        raise DataError(
-            f"{path}: Parquet is not read.",
-            "export it: datasets.load_dataset(...)['test'].to_json('test.jsonl')",
-        )
     known = recognise(path)
     if known is None:
         names = ", ".join(sorted({known.name for known in KNOWN}))
@@ -236,7 +231,7 @@ def _read_file(path: Path, style: str) -> list[Prompt]:
 
 
 def read_task(path: Path, style: str) -> list[Prompt]:
-    """Problems of a file, or of all JSONL, JSON and CSV files of a folder, in order of their names.
+    """Problems of a file, or of all such files of a folder, in order of their names.
 
     Args:
         path: of a data set in one of its published forms.
@@ -251,10 +246,10 @@ def read_task(path: Path, style: str) -> list[Prompt]:
     path = Path(path)
     if not path.is_dir():
         return _read_file(path, style)
-    endings = (".jsonl", ".json", ".csv")
+    endings = (".jsonl", ".json", ".csv", ".parquet")
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
     if not files:
-        raise DataError(f"{path}: holds no problems.", "give JSONL, JSON or CSV files")
+        raise DataError(f"{path}: holds no problems.", "give JSONL, JSON, CSV or Parquet files")
     found: dict[str, Prompt] = {}
     for file in files:
         for prompt in _read_file(file, style):

@@ -298,6 +298,10 @@ def test_a_file_on_the_hub_is_downloaded_once_and_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file on the hub"):
         local_file("hf://survey.jsonl", download=download)
     assert len(calls) == 3
+    for spelt in ("refs/convert/parquet", "refs%2Fconvert%2Fparquet"):
+        local_file(f"hf://datasets/a/b@{spelt}/default/train/0000.parquet", download=download)
+        assert calls[-1]["revision"] == "refs/convert/parquet"
+        assert calls[-1]["filename"] == "default/train/0000.parquet"
 
     def refuse(**where: Any) -> str:
         raise ConnectionError

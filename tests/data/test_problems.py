@@ -8,6 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from mipo_mlx.data import wording
@@ -152,6 +154,24 @@ def test_the_papers_sum_stands_after_eight_worked_ones_that_our_parser_reads(
     assert wording.version("paper") == "paper/1"
 
 
+def test_parquet_holds_the_same_problems(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([ARC, {**ARC, "id": "b", "answerKey": "1"}])
+    pyarrow.parquet.write_table(table, tmp_path / "test.parquet", row_group_size=1)
+    read = read_task(tmp_path / "test.parquet", "ours")
+    lines = write(tmp_path / "test.jsonl", ARC, {**ARC, "id": "b", "answerKey": "1"})
+    assert [(p.id, p.text, p.answer, p.choices) for p in read] == [
+        (p.id, p.text, p.answer, p.choices) for p in read_task(lines, "ours")
+    ]
+    assert [p.source for p in read] == [f"{tmp_path / 'test.parquet'}:{n}" for n in (1, 2)]
+    assert read_prompts(tmp_path / "test.parquet") == read  # as prompts of a run, too
+    faulty = [ARC, {**ARC, "id": "b", "answerKey": "Z"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(faulty), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"test.parquet:2: the answer 'Z' is none of"):
+        read_task(tmp_path / "test.parquet", "ours")
+    with pytest.raises(DataError, match="no such file"):
+        read_task(tmp_path / "absent.parquet", "ours")
+
+
 def test_prompts_of_a_run_may_be_problems(tmp_path: Path) -> None:
     (prompt,) = read_prompts(write(tmp_path / "g.jsonl", GSM))
     assert prompt == read_task(tmp_path / "g.jsonl", "ours")[0]
@@ -216,7 +236,7 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("anatomy_test.csv", [HENDRYCKS, HENDRYCKS[:5]], r":4: 5 fields, not 6"),
     ("anatomy_test.csv", [HENDRYCKS, [*HENDRYCKS[:5], "F"]], r":4: the answer 'F' is none of A, B"),
     ("x.jsonl", [{"title": "?"}], r":1: no row of ARC, GSM8K, MMLU, SVAMP"),
-    ("x.parquet", [{"title": "?"}], r"x.parquet: Parquet is not read"),
+    ("x.parquet", [{"title": "?"}], r"x.parquet: not valid Parquet"),
 ]
 
 
