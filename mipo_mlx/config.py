@@ -34,6 +34,7 @@ __all__ = [
     "GenerateConfig",
     "RunConfig",
     "TrainConfig",
+    "check_options",
     "options",
     "parse_set",
     "read_toml",
@@ -98,6 +99,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).", "check -c") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}.", "see docs/cli.md") from error
+    return check_options(raw, path, text)
+
+
+def check_options(raw: Mapping[str, Any], path: Path, text: str) -> dict[str, Any]:
+    """Options of a parsed TOML table, flat or by section, checked.
+
+    Args:
+        raw: the table.
+        path: its file, and ``text``: what stands in it, for error messages with lines.
+
+    Raises:
+        ConfigError: as ``read_toml`` does, for all faults at once.
+    """
     flat: dict[str, Any] = {}
     faults: list[ConfigError] = []
     for key, value in raw.items():

@@ -125,6 +125,20 @@ def _owned(prompts: Sequence[Prompt], users: Sequence[Context]) -> list[Prompt]:
     return [prompt for prompt in prompts if not prompt.context_id or prompt.context_id in known]
 
 
+def _unseen(held: list[T], trained: Sequence[T]) -> list[T]:
+    """Held-out ones but for those whose very text was trained on under another id: a greeting, say.
+
+    All of them where none would be left: then they are not held out.
+    """
+    texts = {item.text for item in trained}
+    return [item for item in held if item.text not in texts] or held
+
+
+def _apart(held: Sequence[T], trained: Sequence[T]) -> bool:
+    """Whether no text of the one is among the other's."""
+    return not {item.text for item in held} & {item.text for item in trained}
+
+
 def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
     known = {name for user in users for name in (user.id, user.owner)}
     for prompt in prompts:
@@ -177,10 +191,13 @@ def read_inputs(config: DataConfig) -> Inputs:
             _check_owners(train_prompts + held_prompts, train_users + held_users)
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
+    held_users = _unseen(held_users, train_users)
+    held_prompts = _unseen(held_prompts, train_prompts)
     foils, eval_foils = _foils(train_users, held_users, config)
+    users_held = users_held and _apart(held_users, train_users)
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
-        *(["prompts"] if not {p.id for p in train_prompts} & {p.id for p in held_prompts} else []),
+        *(["prompts"] if _apart(held_prompts, train_prompts) else []),
     ]
     return Inputs(
         train_contexts=train_users,

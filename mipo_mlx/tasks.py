@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from mipo_mlx.study import SIDES, Section, Subject
 from mipo_mlx.types import Prompt, Response
 
 Columns = dict[str, np.ndarray]
+REPEATED = 0.05  # share of a file's problems that may repeat those of training, and are left out
 
 # figure -> (its column, the column of those that count for it or "", unit)
 FIGURES = {
@@ -62,8 +63,25 @@ class Task:
     prompts: list[Prompt]
 
 
-def read_tasks(config: EvalConfig, *, seed: int, offline: bool) -> list[Task]:
+def _untrained(prompts: list[Prompt], trained: Set[str]) -> list[Prompt]:
+    """Problems but for the few that stand among those of training too, as in some published splits.
+
+    All, where they are many: then the wrong split was given, and ``TaskStudy.check`` says so.
+    """
+    fresh = [prompt for prompt in prompts if prompt.text not in trained]
+    return fresh if len(prompts) - len(fresh) <= REPEATED * len(prompts) else prompts
+
+
+def read_tasks(
+    config: EvalConfig, *, seed: int, offline: bool, trained: Set[str] = frozenset()
+) -> list[Task]:
     """The problems of ``--tasks``, of each a seeded draw of ``--task-limit`` in their order.
+
+    Args:
+        config: with the option.
+        seed: of the draws.
+        offline: refuse the network.
+        trained: texts of prompts that are trained on; problems among them are left out.
 
     Raises:
         ConfigError: the option is malformed.
@@ -77,6 +95,7 @@ def read_tasks(config: EvalConfig, *, seed: int, offline: bool) -> list[Task]:
         if name in {task.name for task in tasks}:
             raise ConfigError(f"--tasks: {name!r} is given twice.", "one name a file")
         prompts = read_task(local_file(file, offline=offline), config.task_prompts)
+        prompts = _untrained(prompts, trained)
         if 0 < config.task_limit < len(prompts):
             drawn = random.Random(f"{seed}:{name}").sample(range(len(prompts)), config.task_limit)
             prompts = [prompts[index] for index in sorted(drawn)]
@@ -274,7 +293,12 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> TaskStudy | None:
     Raises:
         MipoError: the option or a file of it cannot be used.
     """
-    tasks = read_tasks(config.eval, seed=config.data.seed, offline=config.data.offline)
+    tasks = read_tasks(
+        config.eval,
+        seed=config.data.seed,
+        offline=config.data.offline,
+        trained={prompt.text for prompt in inputs.train_prompts},
+    )
     return TaskStudy(run, config, tasks) if tasks else None
 
 

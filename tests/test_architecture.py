@@ -65,6 +65,11 @@ MAY: dict[str, set[str]] = {
         *("evidence", "page", *STEPS),
     },
     "arena": {"core", "data", "store"},
+    "recipes": set(),
+    "reproduce": {"pipeline", "recipes", "reference", "store"},
+    "rehearse": {
+        *("data", "doctor", "generate", "inputs", "lm", "pairing", "recipes", "reproduce", "tasks"),
+    },
 }
 
 

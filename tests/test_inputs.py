@@ -67,6 +67,37 @@ def test_a_limit_on_prompts_leaves_those_of_users_alone(tmp_path: Path) -> None:
     assert len(everything.train_prompts + everything.held_prompts) == 36
 
 
+def test_what_is_held_out_is_no_text_of_training_under_another_id(tmp_path: Path) -> None:
+    given = {
+        "contexts": rows(
+            tmp_path / "users.jsonl",
+            [{"id": f"u{n}", "text": f"I am {min(n, 30)}."} for n in range(40)],
+        ),
+        "prompts": rows(
+            tmp_path / "prompts.jsonl",
+            [
+                {"id": f"{turn}{n}", "text": text, "context_id": f"u{n}"}
+                for n in range(40)
+                for turn, text in (("a", "Hello"), ("b", f"And {n}?"))
+            ],
+        ),
+    }
+    inputs = read(**given)
+    assert inputs.held_out == "users and prompts"
+    for held, trained in (
+        (inputs.held_prompts, inputs.train_prompts),
+        (inputs.held_contexts, inputs.train_contexts),
+    ):
+        assert held
+        assert not {item.text for item in held} & {item.text for item in trained}
+    assert len(inputs.train_contexts) == 32
+    assert all(prompt.text != "Hello" for prompt in inputs.held_prompts)
+    same = rows(tmp_path / "prompts.jsonl", [{"id": f"{n}", "text": "Hello"} for n in range(9)])
+    nothing_new = read(**{**given, "prompts": same})
+    assert nothing_new.held_prompts
+    assert nothing_new.held_out == "users"
+
+
 def test_problems_are_trained_on_in_the_wording_that_is_asked_for(tmp_path: Path) -> None:
     made = [{"question": f"What is {n} and 1?", "answer": f"#### {n + 1}"} for n in range(6)]
     file = rows(tmp_path / "g.jsonl", made)

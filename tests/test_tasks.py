@@ -284,6 +284,16 @@ def test_a_run_tells_faults_of_tasks_before_anything_is_made(tmp_path: Path) -> 
     assert not run.exists()
 
 
+def test_a_few_problems_that_repeat_those_of_training_are_left_out(tmp_path: Path) -> None:
+    given = options(f"sums={gsm8k(tmp_path / 'g.jsonl', 40)}", task_limit=39)
+    (whole,) = tasks.read_tasks(replace(given, task_limit=0), seed=0, offline=True)
+    texts = [prompt.text for prompt in whole.prompts]
+    for count, left in ((2, 38), (3, 39)):  # 5% of 40 is 2; more is a wrong split
+        (task,) = tasks.read_tasks(given, seed=0, offline=True, trained=set(texts[:count]))
+        assert len(task.prompts) == left
+        assert any(prompt.text in texts[:count] for prompt in task.prompts) == (count == 3)
+
+
 def test_problems_that_were_trained_on_are_refused(tmp_path: Path) -> None:
     sums = gsm8k(tmp_path / "g.jsonl", 12)
     given = {"objective": "prompt", "prompts": str(sums), "max_steps": 1, "min_pmi": -1000.0}

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from mipo_cli.commands import arena, contexts, doctor, evaluate, generate, report, run, train
+from mipo_cli.commands import (
+    arena,
+    contexts,
+    doctor,
+    evaluate,
+    generate,
+    report,
+    reproduce,
+    run,
+    train,
+)
 from mipo_mlx import __version__
 from mipo_mlx.errors import MipoError
 
@@ -23,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.command,
     "generate": generate.command,
     "train": train.command,
@@ -32,6 +43,7 @@ COMMANDS = {
     "arena": arena.command,
     "contexts": contexts.command,
     "doctor": doctor.command,
+    "reproduce": reproduce.command,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

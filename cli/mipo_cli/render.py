@@ -103,11 +103,11 @@ def show_markdown(summary: Mapping[str, Any]) -> None:
     sys.stdout.write(markdown(summary))
 
 
-def _figure(name: str, value: Any) -> str:
+def figure(name: str, value: Any) -> str:
     """One value of a summary, in words."""
     if isinstance(value, Mapping):
         pairs = [(key, inner) for key, inner in value.items() if name != "dropped" or inner]
-        return ", ".join(f"{key} {_figure(key, inner)}" for key, inner in pairs) or "none"
+        return ", ".join(f"{key} {figure(key, inner)}" for key, inner in pairs) or "none"
     if name.endswith("bytes"):
         return f"{float(value) / 2**20:.0f} MiB"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -121,7 +121,7 @@ def show_stats(step: str, stats: Mapping[str, Any]) -> None:
         if name == "probe":
             show_stats("its probe", value)
         elif name != "unchanged":
-            console.print(f"  {name}: {_figure(name, value)}", markup=False)
+            console.print(f"  {name}: {figure(name, value)}", markup=False)
 
 
 def show_doctor(summary: Mapping[str, Any]) -> None:
@@ -132,12 +132,13 @@ def show_doctor(summary: Mapping[str, Any]) -> None:
         for name, value in figures.items():
             if name == "cached_models":
                 value = {key: f"{size / 2**30:.2f} GiB" for key, size in value.items()}
-            console.print(f"  {name}: {_figure(name, value)}", markup=False)
+            console.print(f"  {name}: {figure(name, value)}", markup=False)
     fits = summary["training"]["fits"]
     console.print("it fits" if fits else "it does not fit")
 
 
-def _number(value: float, unit: str) -> str:
+def number(value: float, unit: str) -> str:
+    """A share in percent, anything else with two decimals."""
     return f"{100 * value:.1f}%" if unit.startswith("share") else f"{value:.2f}"
 
 
@@ -152,11 +153,11 @@ def show_report(summary: Mapping[str, Any]) -> None:
     table.add_column("change", overflow="fold")
     for name, row in summary["metrics"].items():
         unit = row["unit"]
-        low, high = (_number(value, unit).rstrip("%") for value in row["ci95"])
+        low, high = (number(value, unit).rstrip("%") for value in row["ci95"])
         table.add_row(
             name.partition("/")[2].replace("_", " "),
-            _number(row["base"], unit),
-            _number(row["adapter"], unit),
+            number(row["base"], unit),
+            number(row["adapter"], unit),
             f"{low} to {high}",
             str(row["n"]),
             change(row),

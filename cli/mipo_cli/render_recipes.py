@@ -1,0 +1,100 @@
+"""What people see of recipes: the list, a dry run, and results beside the paper's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mipo_cli.render import figure, number
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def show_cells(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line a cell, then what each recipe states, does not know, and chose, once a recipe."""
+    console = Console(highlight=False)
+    table = _table("cell", "model", "data", "objective", "known")
+    for row in rows:
+        known = ", ".join(f"{len(row[kind])} {kind}" for kind in ("stated", "unknown", "chosen"))
+        table.add_row(row["cell"], row["model"], row["data"], row["objective"], known)
+    console.print(table)
+    console.print("\nWhat is stated, unknown and chosen: --json, and NAME --dry-run.")
+
+
+def show_dry_run(told: Sequence[Mapping[str, Any]]) -> None:
+    """Options with their origins, what is unknown, downloads, cost, memory and time of each."""
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    for cell in told:
+        console.print(cell["cell"], style="bold", markup=False)
+        say(f"model: {cell['model']}")
+        if cell["smaller"]:
+            say(f"for less memory: --model {cell['smaller']}")
+        for note in cell["notes"]:
+            say(f"note: {note}")
+        say("options")
+        for name, option in cell["options"].items():
+            say(f"  {name} = {option['value']}  ({option['origin']})")
+        say("not known")
+        for text in cell["unknown"]:
+            say(f"  {text}")
+        say("downloads" if cell["downloads"] else "downloads: none")
+        for item in cell["downloads"]:
+            size = f"about {item['bytes'] / 2**30:.1f} GiB" if item["bytes"] else "size not known"
+            say(f"  {item['what']}: {size}; {item['note']}")
+        say(f"cost, from {cell['counted_from']}")
+        for name, value in cell["cost"].items():
+            say(f"  {name}: {value}")
+        say("training")
+        for name, value in cell["training"].items():
+            say(f"  {name}: {figure(name, value)}")
+        say(f"run directory: {cell['run']}\n")
+
+
+def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row a metric: base, adapter, interval of the difference, n, what the paper gives."""
+    if "error" in result:
+        return [(result["cell"], "failed", "", "", "", "", "")]
+    told = {item["metric"]: item for item in result["reported"] if "metric" in item}
+    rows: list[tuple[str, ...]] = []
+    for name, row in result["metrics"].items():
+        low, high = (number(value, row["unit"]).rstrip("%") for value in row["ci95"])
+        paper = told.get(name)
+        given = f"{paper['side']} {number(paper['value'], row['unit'])}" if paper else "-"
+        figures = (number(row["base"], row["unit"]), number(row["adapter"], row["unit"]))
+        own = (f"{low} to {high}", str(row["n"]), given)
+        rows.append((result["cell"], name.partition("/")[2], *figures, *own))
+    return rows
+
+
+def show_results(results: Sequence[Mapping[str, Any]]) -> None:
+    """One table; the paper's other figures, notes and faults below it."""
+    console = Console(highlight=False)
+    many = len(results) > 1
+    table = _table("recipe", "metric", "base", "adapter", "95% of delta", "n", "paper")
+    for result in results:
+        for row in _rows(result)[: 1 if many else None]:
+            table.add_row(*row)
+    console.print(table)
+    console.print()
+    for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
+        console.print(note, markup=False)
+    for result in results:
+        for item in result.get("reported", ()):
+            text = f"{result['cell']}, paper: {item['text']} ({item['origin']})"
+            console.print(text, markup=False, soft_wrap=True)
+        if "error" in result:
+            console.print(f"{result['cell']}: {result['error']}", markup=False, soft_wrap=True)
+    for result in results:
+        console.print(f"files in {result['run']}", markup=False, soft_wrap=True)
