@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@functools.cache
 def options() -> dict[str, tuple[str, dataclasses.Field[Any], type[Any]]]:
     """All options by name: ``name -> (section, field, type)``. Names are unique across sections."""
     table = {}

@@ -14,7 +14,7 @@ from mipo_mlx.data.hub import local_file
 from mipo_mlx.errors import DataError, MipoError, ModelError
 from mipo_mlx.generate import asks
 from mipo_mlx.inputs import Inputs, read_inputs
-from mipo_mlx.lm.load import Download, locate
+from mipo_mlx.lm.load import HUB_ID, Download, locate
 from mipo_mlx.pairing import PROMPTS_PER_CONTEXT, contrasts_of
 from mipo_mlx.recipes import Recipe
 from mipo_mlx.reproduce import Cell
@@ -40,6 +40,8 @@ def _model_here(name: str) -> bool:
     try:
         return bool(locate(name, offline=True))
     except ModelError:
+        if not HUB_ID.fullmatch(name):
+            raise
         return False
 
 
@@ -51,10 +53,12 @@ def _downloads(cell: Cell) -> list[dict[str, Any]]:
         for file in cell.recipe.files
         if file.address in _places(config) and not _here(file.address)
     ]
-    if not _model_here(config.data.model):
-        size = int(BYTES * cell.model.parameters) if cell.model else None
-        note = cell.model.access if cell.model else "size not known"
-        wanted.append({"what": config.data.model, "bytes": size, "note": note})
+    name = config.data.model
+    if not _model_here(name):
+        paper = cell.model if cell.model and cell.model.id == name else None
+        size = int(BYTES * paper.parameters) if paper else None
+        note = paper.access if paper else "a model of your own choice"
+        wanted.append({"what": name, "bytes": size, "note": note})
     return wanted
 
 
@@ -124,7 +128,8 @@ def dry_run(cell: Cell, *, download: Download | None = None) -> dict[str, Any]:
         download: in place of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        MipoError: data that are on this machine cannot be used.
+        MipoError: data that are on this machine cannot be used, or the model is neither a folder
+            nor an id.
     """
     config, cost = cell.config, {}
     here = all(map(_here, _places(config)))
@@ -147,7 +152,10 @@ def dry_run(cell: Cell, *, download: Download | None = None) -> dict[str, Any]:
         "options": {
             name: {"value": values[name], "origin": told} for name, told in cell.origins.items()
         },
+        "stated": [f"{item.text} [{item.origin}]" for item in cell.recipe.stated],
         "unknown": [item.text for item in cell.recipe.unknown],
+        "chosen": [f"{item.text} {item.why}" for item in cell.recipe.chosen],
+        "reported": [f"{item.text} [{item.origin}]" for item in cell.reported],
         "downloads": _downloads(cell),
         "counted_from": "the data" if here else "published numbers of rows, about",
         "cost": {**cost, "response_tokens_at_most": tokens},

@@ -57,7 +57,7 @@ class Cell:
 
     Attributes:
         recipe: it.
-        model: of the paper's models, or None where another stands in.
+        model: of the paper's models, whole or quantized, or None where another stands in.
         config: resolved.
         run: its directory.
         invented: whether the data are the invented rows of the package.
@@ -77,6 +77,12 @@ class Cell:
     def name(self) -> str:
         """``prism/qwen2.5-1.5b``, or ``prism`` with a model of one's own."""
         return f"{self.recipe.name}/{self.model.name}" if self.model else self.recipe.name
+
+    @property
+    def reported(self) -> list[Reported]:
+        """The paper's figures for it; none where the rows are invented."""
+        named = self.model.name if self.model else ""
+        return [] if self.invented else self.recipe.reported_of(named)
 
 
 def table() -> list[dict[str, Any]]:
@@ -196,16 +202,18 @@ def cell(name: str, request: Request) -> Cell:
     places = _found(folder, recipe) if invented or request.data else hub
     values, origins = _layers(recipe, request, small)
     config = resolve(toml={**values, **_used(recipe, places), "model": chosen})
-    known = None if request.model else model
-    stem = [recipe.name, known.name if known else _slug(chosen)]
+    paper = model if model and chosen in (model.id, model.smaller) else None
+    other = "" if paper and chosen == paper.id else _slug(chosen)
+    stem = [recipe.name, other or (paper.name if paper else "")]
     stem += [f"limit{request.limit}"] if request.limit else []
     notes = (
         *([INVENTED] if invented else []),
         *(["the embedded model's own preset is on top of the recipe"] if small else []),
+        *([f"{chosen} in place of the paper's model"] if other and not small else []),
         *([f"--limit {request.limit}: not the recipe's size"] if request.limit else []),
         *([f"given besides: {', '.join(request.given)}"] if request.given else []),
     )
-    return Cell(recipe, known, config, request.out / "-".join(stem), invented, origins, notes)
+    return Cell(recipe, paper, config, request.out / "-".join(stem), invented, origins, notes)
 
 
 def all_cells(request: Request) -> list[Cell]:
@@ -233,9 +241,6 @@ def run(cell: Cell, on_progress: Progress = pipeline.silent) -> dict[str, Any]:
     """
     summary = pipeline.run(cell.run, cell.config, on_progress)
     metrics = summary["metrics"]
-    reported = cell.recipe.reported_of(cell.model.name if cell.model else "")
-    if cell.invented:
-        reported = []  # nothing of the paper's can be put beside invented rows
     kept = ("base", "adapter", "delta", "ci95", "n", "unit")
     result = {
         "cell": cell.name,
@@ -247,7 +252,7 @@ def run(cell: Cell, on_progress: Progress = pipeline.silent) -> dict[str, Any]:
             for name in cell.recipe.measures
             if name in metrics
         },
-        "reported": [_beside(item, metrics) for item in reported],
+        "reported": [_beside(item, metrics) for item in cell.reported],
         "seconds": summary["seconds"],
         "run": str(cell.run),
     }

@@ -60,6 +60,9 @@ def test_contents(wheel: Path) -> None:
         "mipo_mlx/tiny/samples/contexts_heldout.jsonl",
     ):
         assert name in names
+    for path in (ROOT / "mipo_mlx" / "recipes").rglob("*.*"):
+        if path.suffix in (".toml", ".jsonl", ".json", ".csv"):
+            assert str(path.relative_to(ROOT)) in names
     for folder, package in (("mipo_mlx", "."), ("mipo_cli", "cli")):
         for path in (ROOT / package / folder).rglob("*.py"):
             assert str(path.relative_to(ROOT / package)) in names
@@ -86,6 +89,11 @@ def test_it_runs_in_an_empty_environment_without_a_network(wheel: Path, tmp_path
     assert summary["metrics"]["information/pmi"]["n"] > 0
     assert (tmp_path / "out" / "adapter" / "adapters.safetensors").is_file()
     assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    given = [f"--set={name}" for name in ("max_steps=1", "resamples=100", "task_max_tokens=8")]
+    words = [binary / "mipo", "reproduce", "mmlu", "--model", "embedded", "--limit", "8", "--json"]
+    result = json.loads(call(*words, *given, cwd=tmp_path, env=environment).stdout)
+    assert result["results"][0]["metrics"]["tasks/mmlu/accuracy"]["n"] == 8
+    assert "fixtures" in result["results"][0]["notes"][0]
     where = call(
         binary / "python", "-c", "import mipo_mlx; print(mipo_mlx.__file__)",
         cwd=tmp_path, env=environment,

@@ -19,18 +19,21 @@ def _table(*names: str) -> Table:
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line a cell, then what each recipe states, does not know, and chose, once a recipe."""
+    """A line a cell, with how many things are stated, unknown and chosen."""
     console = Console(highlight=False)
-    table = _table("cell", "model", "data", "objective", "known")
+    kinds = ("stated", "unknown", "chosen")
+    table = _table("cell", "objective", *kinds, "data", "model")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in rows:
-        known = ", ".join(f"{len(row[kind])} {kind}" for kind in ("stated", "unknown", "chosen"))
-        table.add_row(row["cell"], row["model"], row["data"], row["objective"], known)
+        known = (str(len(row[kind])) for kind in kinds)
+        table.add_row(row["cell"], row["objective"], *known, row["data"], row["model"])
     console.print(table)
-    console.print("\nWhat is stated, unknown and chosen: --json, and NAME --dry-run.")
+    console.print("\nWhat is stated, unknown and chosen: NAME --dry-run, or --json.", markup=False)
 
 
 def show_dry_run(told: Sequence[Mapping[str, Any]]) -> None:
-    """Options with their origins, what is unknown, downloads, cost, memory and time of each."""
+    """Statements, options with their origins, downloads, cost, memory and time of each."""
     console = Console(highlight=False)
 
     def say(text: str) -> None:
@@ -43,12 +46,13 @@ def show_dry_run(told: Sequence[Mapping[str, Any]]) -> None:
             say(f"for less memory: --model {cell['smaller']}")
         for note in cell["notes"]:
             say(f"note: {note}")
+        for kind in ("stated", "unknown", "chosen", "reported"):
+            say(kind if cell[kind] else f"{kind}: nothing")
+            for text in cell[kind]:
+                say(f"  {text}")
         say("options")
         for name, option in cell["options"].items():
-            say(f"  {name} = {option['value']}  ({option['origin']})")
-        say("not known")
-        for text in cell["unknown"]:
-            say(f"  {text}")
+            say(f"  {name} = {option['value']}  ({option['origin'].partition(':')[0]})")
         say("downloads" if cell["downloads"] else "downloads: none")
         for item in cell["downloads"]:
             size = f"about {item['bytes'] / 2**30:.1f} GiB" if item["bytes"] else "size not known"
@@ -79,17 +83,18 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def show_results(results: Sequence[Mapping[str, Any]]) -> None:
-    """One table; the paper's other figures, notes and faults below it."""
+    """Notes, one table, then the paper's other figures and faults."""
     console = Console(highlight=False)
     many = len(results) > 1
     table = _table("recipe", "metric", "base", "adapter", "95% of delta", "n", "paper")
     for result in results:
         for row in _rows(result)[: 1 if many else None]:
             table.add_row(*row)
-    console.print(table)
-    console.print()
     for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
         console.print(note, markup=False)
+    console.print()
+    console.print(table)
+    console.print()
     for result in results:
         for item in result.get("reported", ()):
             text = f"{result['cell']}, paper: {item['text']} ({item['origin']})"

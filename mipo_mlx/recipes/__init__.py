@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -235,6 +236,7 @@ def read_recipe(path: Path) -> Recipe:
     return _record(Recipe, {"name": path.stem, **plain, **lists, **statements}, path)
 
 
+@functools.cache
 def read_recipes() -> dict[str, Recipe]:
     """All recipes of the package by name."""
     paths = sorted(path for path in FOLDER.glob("*.toml") if path.name != COMMON)

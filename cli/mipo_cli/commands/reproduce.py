@@ -26,7 +26,7 @@ def command(
         bool, typer.Option("--all", help="Run every cell; with --model, every recipe once.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would need; run and download nothing.")
+        bool, typer.Option("--dry-run", help="Say what it would need; fetch no data, no weights.")
     ] = False,
     model: Annotated[str, typer.Option("--model", help="In place of the paper's model.")] = "",
     limit: Annotated[
