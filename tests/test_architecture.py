@@ -43,9 +43,12 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "controls": {
+        *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("study", "tasks"),
+        *("controls", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
@@ -64,6 +67,8 @@ MAY: dict[str, set[str]] = {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
         *("evidence", "page", *STEPS),
     },
+    "beside": {"compare", "controls", "core", "evaluate", "store"},
+    "siblings": {"beside", "pipeline", "reference", "store"},
     "arena": {"core", "data", "store"},
     "recipes": set(),
     "reproduce": {"pipeline", "recipes", "reference", "store"},

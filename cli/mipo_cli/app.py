@@ -14,7 +14,9 @@ import typer
 
 from mipo_cli.commands import (
     arena,
+    compare,
     contexts,
+    controls,
     doctor,
     evaluate,
     generate,
@@ -40,6 +42,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "eval": evaluate.command,
     "report": report.command,
+    "compare": compare.command,
+    "controls": controls.command,
     "arena": arena.command,
     "contexts": contexts.command,
     "doctor": doctor.command,

@@ -25,9 +25,11 @@ def _rows(section: str) -> Iterator[str]:
 
 
 def _usage(name: str) -> str:
-    run = inspect.signature(COMMANDS[name]).parameters.get("run")
+    known = inspect.signature(COMMANDS[name]).parameters
+    run = known.get("run")
     if run is None:
-        return f"mipo {name} FILE..."
+        words = {"runs": " RUN RUN...", "files": " FILE...", "name": " [NAME]"}
+        return f"mipo {name}" + next((word for key, word in words.items() if key in known), "")
     return f"mipo {name} RUN" if run.default is inspect.Parameter.empty else f"mipo {name} [RUN]"
 
 
@@ -57,7 +59,10 @@ def markdown() -> str:
         "`mipo contexts` takes `--model`, `--offline` and `--note-tokens`; `mipo generate` also "
         "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
         "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting); "
-        "`mipo arena` takes `--terminal` and `--export jsonl` or `csv`.",
+        "`mipo compare` and `mipo controls` too, and the latter `--only sft,k4` for some of them; "
+        "`mipo arena` takes `--terminal` and `--export jsonl` or `csv`; `mipo reproduce` takes "
+        "`--list`, `--all`, `--dry-run`, `--model`, `--limit N`, `--data DIR`, `--out DIR` and "
+        "`--set` ([reproduce.md](reproduce.md)).",
         "",
     ]
     for section, cls in SECTIONS.items():
