@@ -53,7 +53,7 @@ MAY: dict[str, set[str]] = {
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
     "machine": set(),
-    "evidence": set(),
+    "evidence": {"recipes"},
     "plots": set(),
     "page": {"data", "evidence", "plots"},
     "bank": set(),

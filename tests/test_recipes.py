@@ -162,3 +162,20 @@ def test_a_faulty_recipe_is_told(tmp_path: Path, text: str, message: str, hint: 
     (tmp_path / "own.toml").write_text(OWN.replace("prompt", "both"), encoding="utf-8")
     with pytest.raises(ConfigError, match="objective must be"):
         recipes.read_recipe(tmp_path / "own.toml")
+
+
+def test_own_statements_win_over_common_ones_and_choices_over_statements(tmp_path: Path) -> None:
+    (tmp_path / recipes.COMMON).write_text(
+        'models = []\n[[stated]]\ntext = "a."\n[stated.options]\nbeta = 0.1\nepochs = 1\nseed = 1\n'
+        '[[stated]]\nobjective = "context"\ntext = "b."\n[stated.options]\nmax_tokens = 7\n'
+        '[[chosen]]\ntext = "c."\nwhy = "So."\n[chosen.options]\nepochs = 2\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "own.toml").write_text(
+        OWN + '[[stated]]\ntext = "d."\norigin = "abstract"\n[stated.options]\nbeta = 0.5\n',
+        encoding="utf-8",
+    )
+    recipe = recipes.read_recipe(tmp_path / "own.toml")
+    assert recipe.options == {"objective": "prompt", "beta": 0.5, "epochs": 2, "seed": 1}
+    assert recipe.origins["beta"] == (0.5, "stated: abstract")
+    assert recipe.origins["epochs"] == (2, "chosen: So.")

@@ -56,7 +56,9 @@ def test_every_recipe_runs_from_start_to_end(name: str, made: Any) -> None:
     for file in ("pairs.jsonl", "adapter/adapters.safetensors", "eval.json", "report.html"):
         assert (cell.run / file).is_file()
     assert json.loads((cell.run / reproduce.RESULT).read_text(encoding="utf-8")) == result
-    kept = json.loads((cell.run / "report.json").read_text(encoding="utf-8"))["metrics"]
+    report = json.loads((cell.run / "report.json").read_text(encoding="utf-8"))
+    assert any("invented rows" in limit for limit in report["limits"])
+    kept = report["metrics"]
     for metric, row in result["metrics"].items():
         assert row == {key: kept[metric][key] for key in row}
 
@@ -150,6 +152,8 @@ def test_files_come_from_the_hub_in_the_form_that_stands_there(
     names = ("main/train-00000-of-00001.parquet", "main/test-00000-of-00001.parquet")
     assert set(asked) == {("openai/gsm8k", name) for name in names}
     assert result["metrics"]["tasks/gsm8k/accuracy"]["n"] == 8
+    report = json.loads((cell.run / "report.json").read_text(encoding="utf-8"))
+    assert not any("invented rows" in limit for limit in report["limits"])
     assert [item["text"] for item in result["reported"]] == [
         item.text for item in cell.recipe.reported if not item.models
     ]

@@ -95,10 +95,14 @@ def show_results(results: Sequence[Mapping[str, Any]]) -> None:
     console.print()
     console.print(table)
     console.print()
+    paper = [
+        f"{result['cell'].partition('/')[0]}, paper: {item['text']} ({item['origin']})"
+        for result in results
+        for item in result.get("reported", ())
+    ]
+    for text in dict.fromkeys(paper):
+        console.print(text, markup=False, soft_wrap=True)
     for result in results:
-        for item in result.get("reported", ()):
-            text = f"{result['cell']}, paper: {item['text']} ({item['origin']})"
-            console.print(text, markup=False, soft_wrap=True)
         if "error" in result:
             console.print(f"{result['cell']}: {result['error']}", markup=False, soft_wrap=True)
     for result in results:
