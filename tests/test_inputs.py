@@ -63,6 +63,8 @@ def test_a_limit_on_prompts_leaves_those_of_users_alone(tmp_path: Path) -> None:
     assert sum(name.startswith("f") for name in names) == len(set(names)) - 6 == 10
     sides = [{p.id for p in side} for side in (inputs.train_prompts, inputs.held_prompts)]
     assert not sides[0] & sides[1]
+    trained = read(**given, held_out_prompts=0.0, held_out_users=0.0).train_prompts
+    assert sorted(prompt.id[0] for prompt in trained) == ["f"] * 10 + ["o"] * 6
     everything = read(**{**given, "prompt_limit": 0})
     assert len(everything.train_prompts + everything.held_prompts) == 36
 

@@ -220,6 +220,15 @@ def test_memory_is_predicted_without_weights_where_the_data_are_here(tmp_path: P
     assert "could not be downloaded" in told["training"]["not_predicted"]
 
 
+def test_a_limit_only_ever_lowers_those_of_the_recipe() -> None:
+    for limit, problems, held in ((20, 20, 4 / 20), (1000, 200, 0.03)):
+        config = reproduce.cell("gsm8k/qwen2.5-3b", Request(limit=limit)).config
+        assert (config.eval.task_limit, config.data.prompt_limit) == (problems, limit)
+        assert config.data.held_out_prompts == held
+    config = reproduce.cell("community-alignment/qwen2.5-3b", Request(limit=5000)).config
+    assert (config.data.user_limit, config.eval.eval_contexts) == (1000, 64)
+
+
 def test_what_cannot_be_run_is_told_before_anything_is_made(tmp_path: Path) -> None:
     (tmp_path / "prism").mkdir()
     (tmp_path / "prism" / "survey.parquet").write_text("")
