@@ -255,8 +255,8 @@ def test_a_copy_of_a_trained_user_under_another_name_is_found(
     run = tmp_path / "run"
     pipeline.generate(run, config(small))
     pipeline.train(run, config(small))
-    pair = json.loads((run / "pairs.jsonl").read_text().splitlines()[0])
-    known, asked = (message["content"] for message in pair["messages"])
+    pair = next(iter(read_pairs(run / "pairs.jsonl")))
+    known, asked = (message["content"] for message in pair.messages)
     rows = [{"id": "new", "text": f" {known.upper()}"}, {"id": "other", "text": "I fish."}]
     (tmp_path / "foreign.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "asked.jsonl").write_text(
