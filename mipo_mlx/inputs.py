@@ -13,7 +13,7 @@ from mipo_mlx.config import DataConfig
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.notes import split_notes
 from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.data.split import split
+from mipo_mlx.data.split import alike, overlap, split
 from mipo_mlx.errors import DataError
 from mipo_mlx.lm.load import load_tokenizer
 from mipo_mlx.types import Context, Prompt
@@ -77,8 +77,16 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
     owners = {user.owner: user.owner for user in users}
     if len(owners) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
         return users, users, False
+    group = alike((user.owner, user.text) for user in users)
+    owners = {name: name for name in owners if group[name] == name}
+    if len(owners) < 2:
+        return users, users, False
     held = set(split(owners, config.held_out_users, config.seed)[1])
-    return [u for u in users if u.owner not in held], [u for u in users if u.owner in held], True
+    return (
+        [user for user in users if group[user.owner] not in held],
+        [user for user in users if group[user.owner] in held],
+        True,
+    )
 
 
 def _drawn(items: list[T], names: Sequence[str], limit: int, seed: int) -> list[T]:
@@ -125,18 +133,20 @@ def _owned(prompts: Sequence[Prompt], users: Sequence[Context]) -> list[Prompt]:
     return [prompt for prompt in prompts if not prompt.context_id or prompt.context_id in known]
 
 
-def _unseen(held: list[T], trained: Sequence[T]) -> list[T]:
-    """Held-out ones but for those whose very text was trained on under another id: a greeting, say.
+def _unseen(held: list[Prompt], trained: Sequence[Prompt]) -> list[Prompt]:
+    """Held-out prompts but for those whose text another user's have in training: a greeting, say.
 
     All of them where none would be left: then they are not held out.
     """
-    texts = {item.text for item in trained}
-    return [item for item in held if item.text not in texts] or held
+    seen = set(_shared(held, trained))
+    return [prompt for place, prompt in enumerate(held) if place not in seen] or held
 
 
-def _apart(held: Sequence[T], trained: Sequence[T]) -> bool:
-    """Whether no text of the one is among the other's."""
-    return not {item.text for item in held} & {item.text for item in trained}
+def _shared(
+    held: Sequence[Context] | Sequence[Prompt], trained: Sequence[Context] | Sequence[Prompt]
+) -> list[int]:
+    """Places of held-out items with a text of training."""
+    return overlap([item.text for item in held], (item.text for item in trained))
 
 
 def _check_owners(prompts: Sequence[Prompt], users: Sequence[Context]) -> None:
@@ -167,10 +177,15 @@ def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
     shared = _drawn(shared, [prompt.id for prompt in shared], config.prompt_limit, config.seed)
     free = {prompt.id: prompt for prompt in shared}
     prompts = [prompt for prompt in prompts if prompt.context_id or prompt.id in free]
-    if len(free) < 2 or not config.held_out_prompts:
+    group = alike((prompt.id, prompt.text) for prompt in free.values())
+    single = {name: name for name in free if group[name] == name}
+    if len(single) < 2 or not config.held_out_prompts:
         return prompts, prompts
-    train, held = split(free, config.held_out_prompts, config.seed)
-    return train + owned, held + owned
+    held = set(split(single, config.held_out_prompts, config.seed)[1])
+    return (
+        [prompt for prompt in free.values() if group[prompt.id] not in held] + owned,
+        [prompt for prompt in free.values() if group[prompt.id] in held] + owned,
+    )
 
 
 def read_inputs(config: DataConfig) -> Inputs:
@@ -191,13 +206,11 @@ def read_inputs(config: DataConfig) -> Inputs:
             _check_owners(train_prompts + held_prompts, train_users + held_users)
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
-    held_users = _unseen(held_users, train_users)
     held_prompts = _unseen(held_prompts, train_prompts)
     foils, eval_foils = _foils(train_users, held_users, config)
-    users_held = users_held and _apart(held_users, train_users)
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
-        *(["prompts"] if _apart(held_prompts, train_prompts) else []),
+        *(["prompts"] if not _shared(held_prompts, train_prompts) else []),
     ]
     return Inputs(
         train_contexts=train_users,
