@@ -131,7 +131,7 @@ def dry_run(cell: Cell, *, download: Download | None = None) -> dict[str, Any]:
         MipoError: data that are on this machine cannot be used, or the model is neither a folder
             nor an id.
     """
-    config, cost = cell.config, {}
+    config = cell.config
     here = all(map(_here, _places(config)))
     if here:
         cost = _measured(config, read_inputs(config.data))

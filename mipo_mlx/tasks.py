@@ -111,6 +111,22 @@ def digest(tasks: Sequence[Task]) -> str:
     return sha.hexdigest()
 
 
+def refuse_trained(tasks: Sequence[Task], trained: Set[str]) -> None:
+    """Problems must not stand among the texts that were trained on.
+
+    Raises:
+        ConfigError: they do.
+    """
+    for task in tasks:
+        seen = [prompt for prompt in task.prompts if prompt.text in trained]
+        if seen:
+            raise ConfigError(
+                f"{len(seen)} of {len(task.prompts)} problems of task {task.name!r} were "
+                f"trained on, {seen[0].source} among them.",
+                "give --tasks a split that was not trained on",
+            )
+
+
 def check_window(
     lm: LanguageModel, tasks: Sequence[Task], generate: GenerateConfig, max_tokens: int
 ) -> None:
@@ -247,14 +263,7 @@ class TaskStudy:
         path = self.run / "pairs.jsonl"
         pairs = read_pairs(path) if path.is_file() else []
         trained = {message["content"] for pair in pairs for message in pair.messages}
-        for task in self.tasks:
-            seen = [prompt for prompt in task.prompts if prompt.text in trained]
-            if seen:
-                raise ConfigError(
-                    f"{len(seen)} of {len(task.prompts)} problems of task {task.name!r} were "
-                    f"trained on, {seen[0].source} among them.",
-                    "give --tasks a split that was not trained on",
-                )
+        refuse_trained(self.tasks, trained)
         check_window(lm, self.tasks, self.config.generate, self.config.eval.task_max_tokens)
 
     def measure(self, subject: Subject) -> Section:
@@ -293,12 +302,11 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> TaskStudy | None:
     Raises:
         MipoError: the option or a file of it cannot be used.
     """
+    trained = set() if config.train.pairs else {prompt.text for prompt in inputs.train_prompts}
     tasks = read_tasks(
-        config.eval,
-        seed=config.data.seed,
-        offline=config.data.offline,
-        trained={prompt.text for prompt in inputs.train_prompts},
+        config.eval, seed=config.data.seed, offline=config.data.offline, trained=trained
     )
+    refuse_trained(tasks, trained)  # before anything is made
     return TaskStudy(run, config, tasks) if tasks else None
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mipo_mlx import pipeline, tasks
+from mipo_mlx import exam, pipeline, tasks
 from mipo_mlx.config import resolve
 from mipo_mlx.core.stats import paired_bootstrap, paired_bootstrap_among
 from mipo_mlx.data.read import read_prompts
 from mipo_mlx.data.rows import read_json
 from mipo_mlx.errors import ConfigError, DataError
+from mipo_mlx.inputs import read_inputs
 from mipo_mlx.lm.load import load_model
 from mipo_mlx.lm.score import score
 from mipo_mlx.tiny import SAMPLES_DIR
@@ -299,7 +300,17 @@ def test_problems_that_were_trained_on_are_refused(tmp_path: Path) -> None:
     given = {"objective": "prompt", "prompts": str(sums), "max_steps": 1, "min_pmi": -1000.0}
     run = tmp_path / "run"
     config = resolve(flags={**given, "max_tokens": 16, "tasks": f"gsm8k={sums}"})
+    said = r"of 12 problems of task 'gsm8k' were trained on, .*:\d"
+    with pytest.raises(ConfigError, match=said):
+        pipeline.run(run, config)
+    assert not run.exists()  # told before anything is made
     pipeline.generate(run, config)
     pipeline.train(run, config)
-    with pytest.raises(ConfigError, match=r"of 12 problems of task 'gsm8k' were trained on, .*:\d"):
+    with pytest.raises(ConfigError, match=said):
         pipeline.evaluate(run, config)
+    foreign = resolve(flags={"tasks": f"gsm8k={sums}", "pairs": str(run / "pairs.jsonl")})
+    (study,) = exam.prepare_studies(
+        run, replace(foreign, eval=replace(foreign.eval, cad="")), read_inputs(foreign.data)
+    )
+    with pytest.raises(ConfigError, match=said):  # by the pairs themselves
+        study.check(load_model("embedded"))
