@@ -95,7 +95,7 @@ def fit(
             step[worse] /= 2
             better = _objective(found + step, term, scores, weights)
         found, value = found + step, better
-        if float(np.abs(step).max()) < 1e-9:
+        if float(np.abs(step).max()) < 1e-6:  # the next one would be its square
             break
     return found
 
