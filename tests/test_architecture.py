@@ -43,8 +43,12 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "verdicts": {"compare", "core", "data", "evaluate", "study"},
+    "judge": {
+        *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
+    },
     "exam": {
-        *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
+        *("compare", "data", "evaluate", "generate", "inputs", "judge", "lm", "reference", "store"),
         *("study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},

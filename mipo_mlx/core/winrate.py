@@ -41,7 +41,7 @@ def length_term(differences: np.ndarray) -> np.ndarray:
     """
     spread = float(np.std(differences))
     wide = np.asarray(differences, float)
-    return np.tanh(wide / spread) if spread else np.sign(wide)
+    return np.asarray(np.tanh(wide / spread) if spread else np.sign(wide))
 
 
 def _objective(
@@ -50,7 +50,8 @@ def _objective(
     """Log-likelihood of each row of ``coefficients`` [r, 2], nats, less the ridge. [r]"""
     logits = coefficients[:, :1] + coefficients[:, 1:] * term
     likelihood = scores * logits - np.logaddexp(0.0, logits)
-    return (weights * likelihood).sum(axis=1) - RIDGE / 2 * np.square(coefficients).sum(axis=1)
+    ridge = RIDGE / 2 * np.square(coefficients).sum(axis=1)
+    return np.asarray((weights * likelihood).sum(axis=1) - ridge)
 
 
 def _newton(
@@ -63,7 +64,8 @@ def _newton(
     second = rest @ term - RIDGE * coefficients[:, 1]
     a, b, c = curve.sum(axis=1) + RIDGE, curve @ term, curve @ np.square(term) + RIDGE
     determinant = a * c - b * b
-    return np.stack([c * first - b * second, a * second - b * first], 1) / determinant[:, None]
+    step = np.stack([c * first - b * second, a * second - b * first], axis=1)
+    return np.asarray(step / determinant[:, None])
 
 
 def fit(

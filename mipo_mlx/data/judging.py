@@ -10,6 +10,8 @@ covered: answers that talk to the judge.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import NamedTuple
 
@@ -82,6 +84,14 @@ def ask_score(request: str, answer: str) -> str:
         f"The request:\n{request}\n\n[Answer]\n{answer}\n[End of answer]\n\n"
         "How well is it personalized to this user? End with the line of your score."
     )
+
+
+def duel_id(
+    context_id: str, prompt_id: str, context: str, prompt: str, base: str, adapter: str
+) -> str:
+    """A hash of all that a judge or a voter is shown of a duel."""
+    shown = json.dumps([context_id, prompt_id, context, prompt, base, adapter])
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
 def _spoken(text: str) -> str | None:

@@ -60,8 +60,8 @@ def test_with_its_ridge_the_fit_is_the_optimum_where_duels_are_separable(all_won
         logits = c[0] + c[1] * term
         return float(np.logaddexp(0, logits).sum() - scores @ logits + 0.005 * c @ c)
 
-    oracle = scipy.optimize.minimize(loss, np.zeros(2), method="Nelder-Mead",
-                                     options={"xatol": 1e-8, "fatol": 1e-12, "maxiter": 5000})  # fmt: skip
+    fine = {"xatol": 1e-8, "fatol": 1e-12, "maxiter": 5000}
+    oracle = scipy.optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", options=fine)
     found = fit(scores, term, np.ones((1, 60)))[0]
     assert found == pytest.approx(oracle.x, abs=1e-4)
     assert fit(scores, term, np.ones((1, 60)), np.array([30.0, -30.0]))[0] == pytest.approx(
