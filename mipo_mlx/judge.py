@@ -135,6 +135,12 @@ class JudgeStudy:
         """Nothing of it depends on the model."""
 
     @property
+    def title(self) -> str:
+        """What the judge is called: a folder by its last part."""
+        name = self.config.eval.judge
+        return self.folder.name if Path(name).expanduser().is_dir() else name
+
+    @property
     def generate(self) -> GenerateConfig:
         """How the judge answers: greedily."""
         return replace(
@@ -157,7 +163,7 @@ class JudgeStudy:
         judge = load_model(options.judge, offline=self.config.data.offline)
         rulings = rule(duels, options.protocol, lambda asks: self._say(judge, subject, asks))
         setting = Setting(
-            options.judge,
+            self.title,
             options.protocol,
             resamples=options.resamples,
             seed=self.config.data.seed,

@@ -251,7 +251,7 @@ def _places(found: Figures) -> list[str]:
     position = found.get("position")
     if not position or position["a_share"] is None:
         return []
-    told = "" if position["p"] > UNSURE else " It prefers a place, whatever stands there."
+    told = "" if position["p"] > UNSURE else " It prefers one place, whatever stands there."
     return [
         f"Both orders agreed in {_percent(position['orders_agree'])} of {position['n']} duels. "
         f"{_percent(position['a_share'])} of clear verdicts were A; A won both times in "
@@ -268,10 +268,8 @@ def _failures(found: Figures) -> list[str]:
         f"judge could be read: {why}."
     ]
     if found["failed"] > MANY_FAILED * found["asked"]:
-        lines.append(
-            "So many that the rest may not stand for all: raise --judge-max-tokens, or take "
-            "another judge."
-        )
+        rest = "So many that the rest may not stand for all: raise" if found["judged"] else "Raise"
+        lines.append(f"{rest} --judge-max-tokens, or take another judge.")
     return lines
 
 
