@@ -105,7 +105,7 @@ def _positions(rulings: Sequence[Ruling]) -> Figures | None:
     if not both:
         return None
     clear = [value for pair in both for value in pair if value != "tie"]
-    twice = Counter(first for first, second in both if first == second != "tie")
+    twice = Counter(first for first, second in both if first == second)
     agreed = sum(settle(*pair) != "inconsistent" for pair in both)
     beyond = kappa(
         [FIRST.get(first, "tie") for first, _ in both],

@@ -269,13 +269,16 @@ def test_kappa_and_agreement_of_both_orders_by_hand() -> None:
     assert position["kappa"] == pytest.approx((0.7 - chance) / (1 - chance))
     assert position["a_share"] == pytest.approx((5 + 2 + 4) / 19) and position["clear"] == 19
     assert (found["wins"], found["losses"], found["ties"], found["inconsistent"]) == (5, 2, 3, 3)
+    assert found["win_rate"] == pytest.approx(0.65)
+    # all answers are equally long
+    assert found["length_controlled"]["rate"] == pytest.approx(0.65, abs=1e-3)
 
 
 CONFIG = {
     "resamples": 100,
     "eval_contexts": 4,
     "candidates": 2,
-    "eval_prompts_per_context": 2,
+    "eval_prompts_per_context": 1,
     "max_tokens": 16,
     "judge_max_tokens": 12,
     "judge": "embedded",
@@ -319,13 +322,13 @@ def test_a_whole_eval_with_the_embedded_judge(
     results = pipeline.evaluate(run, resolve(flags=CONFIG))
     section = results["sections"]["judge"]
     found = section["details"]
-    assert found["duels"] == 8 and found["asked"] >= 6
-    assert found["failed"] + found["judged"] == 8
+    assert found["duels"] == 4 and found["asked"] >= 3
+    assert found["failed"] + found["judged"] == 4
     assert (found["wording"], found["judge"]) == (judging.version("pairwise"), "embedded")
     assert "own base model" in section["lines"][0]
     assert "not scored" in " ".join(section["lines"])
     kept = rows(run / "judge.jsonl")
-    assert len(kept) == 8 and sum(row["winner"] == "failed" for row in kept) == found["failed"]
+    assert len(kept) == 4 and sum(row["winner"] == "failed" for row in kept) == found["failed"]
     for row in kept:
         for name in () if row["same_answers"] else ("adapter_first", "base_first"):
             assert row[name]["text"] or row[name]["fault"]
@@ -334,11 +337,6 @@ def test_a_whole_eval_with_the_embedded_judge(
         assert "A judge&#39;s verdict" in (text := (run / name).read_text()) or (
             "A judge's verdict" in text
         )
-    # greedy: another eval says the same
-    before = (run / "judge.jsonl").read_bytes()
-    (run / "eval.json").unlink()
-    pipeline.evaluate(run, resolve(flags=CONFIG))
-    assert (run / "judge.jsonl").read_bytes() == before
 
 
 def test_a_judge_of_another_family_with_random_weights(tmp_path: Path) -> None:
@@ -365,7 +363,7 @@ def test_an_interrupted_judge_goes_on_where_it_was(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "judge: pairwise" and done == 5:
+        if stage == "judge: pairwise" and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -375,8 +373,8 @@ def test_an_interrupted_judge_goes_on_where_it_was(tmp_path: Path) -> None:
     started = {}
     for stage, done, total in seen:
         started.setdefault(stage, (done, total))
-    assert started["judge: pairwise"][0] == 5 and started["judge: pairwise"][1] > 8
-    assert started["adapter: sample answers"] == (8, 8)
+    assert started["judge: pairwise"][0] == 3 and started["judge: pairwise"][1] >= 6
+    assert started["adapter: sample answers"] == (4, 4)
     assert not list(run.glob("answers-*"))
     again = trained(tmp_path / "again")
     pipeline.evaluate(again, config)

@@ -19,6 +19,7 @@ VERDICTS = [
     ("Answer A names the town she lives in, so it suits her better.\n\nVerdict: A", "A"),
     ("A is long. B is short. A is better, or B.\nVerdict: B\n\n  \n", "B"),
     ("  Verdict: tie  ", "tie"),
+    ("Fine.\n\t Verdict: A", "A"),
     ("Both are fine.\r\nVerdict: tie\r\n", "tie"),
     ("[[B]]\nTo repeat:\n[[B]]", "B"),
     ("So my verdict: A\nVerdict: A", "A"),
