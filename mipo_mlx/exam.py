@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mipo_mlx import controls
 from mipo_mlx import evaluate as evaluation
 from mipo_mlx import judge as judging
 from mipo_mlx import tasks as tasking
@@ -27,7 +28,7 @@ from mipo_mlx.study import SIDES, Section, Study, Subject
 Summary = dict[str, Any]
 
 # in the order in which they are measured and told; the judge is last, for the model goes before it
-STUDIES = (tasking.prepare, judging.prepare)
+STUDIES = (controls.prepare, tasking.prepare, judging.prepare)
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
@@ -116,7 +117,7 @@ def _measure(
     items = [item for group in groups for item in group.items]
     known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
     columns: dict[str, evaluation.Columns] = {}
-    subject = Subject(lm, config, inputs, items, {}, on_progress, keeper)
+    subject = Subject(lm, config, inputs, groups, {}, {}, on_progress, keeper)
     answers = {}
     for side in SIDES:
         with subject.side(side):
@@ -137,7 +138,7 @@ def _measure(
         resamples=config.eval.resamples,
         seed=config.data.seed,
     )
-    subject = replace(subject, answers=answers)
+    subject = replace(subject, columns=columns, answers=answers)
     sections = [study.measure(subject) for study in studies]
     for section in sections:
         metrics.update({name: dict(row) for name, row in section.metrics.items()})

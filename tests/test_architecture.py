@@ -43,13 +43,16 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "controls": {
+        *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
+    },
     "verdicts": {"compare", "core", "data", "evaluate", "study"},
     "judge": {
         *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
     },
     "exam": {
-        *("compare", "data", "evaluate", "generate", "inputs", "judge", "lm", "reference", "store"),
-        *("study", "tasks"),
+        *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
+        *("controls", "judge", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
@@ -68,6 +71,8 @@ MAY: dict[str, set[str]] = {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
         *("evidence", "page", *STEPS),
     },
+    "beside": {"compare", "controls", "core", "evaluate", "store"},
+    "siblings": {"beside", "pipeline", "reference", "store"},
     "arena": {"core", "data", "store"},
 }
 

@@ -37,7 +37,7 @@ class LengthControlled:
 def length_term(differences: np.ndarray) -> np.ndarray:
     """``tanh(d / sd(d))`` of the adapter's length less the base's [n]; 0 where both are equal.
 
-    ``sd`` is over all duels, about their mean, with n. Source: arXiv 2404.04475, eq. 2.
+    ``sd`` is over all duels, about their mean, with n. Source: arXiv 2404.04475, sec. 3.
     """
     spread = float(np.std(differences))
     wide = np.asarray(differences, float)
@@ -106,7 +106,7 @@ def _tail(level: float, clusters: int) -> float:
     """Share of draws beyond each end: ``Phi(-sqrt(m / (m - 1)) t)``, t of m - 1 degrees.
 
     So percentiles of few clusters are as wide as Student's interval. Source: Hesterberg 2015, The
-    American Statistician 69(4), sec. 5.3 (expanded percentiles).
+    American Statistician 69(4) (expanded percentiles).
     """
     t = student_quantile(level, clusters - 1)
     return NormalDist().cdf(-math.sqrt(clusters / (clusters - 1)) * t)
