@@ -408,6 +408,12 @@ def test_the_arena_tells_how_far_a_person_agrees_with_the_judge(
         r["winner"] != "failed" and not r["same_answers"] for r in kept.values()
     )
     assert 0 < found["n"] < len(arena.duels)
+    summary = pipeline.report(run, resolve(flags=CONFIG))
+    assert summary["metrics"]["judge/wins"]["n"] == sum(
+        row["winner"] != "failed" for row in kept.values()
+    )
+    assert "was judged by a model alone" in " ".join(summary["limits"])
+    assert "Duels won, by the judge" in (run / "report.html").read_text(encoding="utf-8")
     # verdicts on answers that have changed since do not count
     answers = rows(run / "answers.jsonl")
     for row in answers:
