@@ -165,7 +165,8 @@ def figures(
 
     Duels with the same answer twice are ties, unasked; rates need at least one that was asked.
     ``win_rate`` is (wins + ties / 2) / judged; its interval is that of ``judge/wins`` halved about
-    50%, for the win rate is half the net one above 50%.
+    50%, for the win rate is half the net one above 50%. ``extrapolated``: one side's answers are
+    all longer than the other's.
     """
     counts = Counter(ruling.outcome for ruling in rulings)
     faults = Counter(
@@ -195,20 +196,23 @@ def figures(
     metrics = _metrics(kept, ruled, setting)
     wins = metrics["judge/wins"]
     found["win_rate"] = 0.5 + wins["delta"] / 2
-    found["ci95"] = [0.5 + end / 2 for end in wins["ci95"]]
+    found["ci95"] = [min(1.0, max(0.0, 0.5 + end / 2)) for end in wins["ci95"]]
     found["p"] = wins["p"]
     if setting.protocol == "paper":
         at_least = {"paper_win_rate": "base", "paper_win_rate_of_base": "adapter"}
         for name, other in at_least.items():
             found[name] = 1 - counts[other] / len(judged)
+    longer = np.array([len(duel.adapter) - len(duel.base) for duel in kept], float)
     control = length_controlled(
         np.array([SCORES[ruling.outcome] for ruling in ruled]),
-        np.array([len(duel.adapter) - len(duel.base) for duel in kept], float),
+        longer,
         units([duel.item for duel in kept])[1],
         resamples=setting.resamples,
         seed=setting.seed,
     )
-    found["length_controlled"] = asdict(control) if control else None
+    if control:
+        one_sided = bool(longer.min() > 0 or longer.max() < 0)
+        found["length_controlled"] = {**asdict(control), "extrapolated": one_sided}
     return found, metrics
 
 
@@ -217,7 +221,6 @@ def _percent(value: float) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    low, high = max(0.0, low), min(1.0, high)
     return f"95% interval {100 * low:.1f} to {100 * high:.1f}%"
 
 
@@ -238,6 +241,8 @@ def _rates(found: Figures, protocol: str) -> list[str]:
             f"Win rate at equal length: {_percent(control['rate'])} "
             f"({_interval(control['low'], control['high'])}); {leans}."
         )
+        if control["extrapolated"]:
+            lines.append("One side's answers are always the longer ones: that rate is a guess.")
     if protocol == "paper":
         lines.append(
             f"By the paper's rule, a score at least the other's, the adapter wins "

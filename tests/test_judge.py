@@ -118,7 +118,7 @@ def test_a_judge_who_always_knows_gives_the_rate_and_its_interval() -> None:
     users = [str(n // 4) for n in range(40)]
     whole = paired_bootstrap(np.full(40, 0.5), scores, clusters=users, resamples=500, seed=0)
     assert found["win_rate"] == pytest.approx(0.5 + whole.delta)
-    assert found["ci95"] == pytest.approx([0.5 + whole.low, 0.5 + whole.high], abs=1e-9)
+    assert found["ci95"] == pytest.approx([0.5 + whole.low, min(1, 0.5 + whole.high)])
     row = section.metrics["judge/wins"]
     assert (row["base"], row["adapter"]) == pytest.approx((6 / 40, 30 / 40))
     assert row["delta"] == pytest.approx(24 / 40) and (row["n"], row["users"]) == (40, 10)
@@ -140,6 +140,14 @@ def test_a_judge_of_length_is_exposed_by_the_rate_at_equal_length() -> None:
     assert control["low"] < 0.5 < control["high"] and abs(control["rate"] - 0.5) < 0.15
     assert control["lean_low"] > 0
     assert "it leans to longer answers" in " ".join(section.lines)
+    assert not control["extrapolated"] and "a guess" not in " ".join(section.lines)
+
+
+def test_a_rate_at_equal_length_beyond_all_lengths_is_called_a_guess() -> None:
+    answers = [(words(n, "base"), words(2 * n, "tuned")) for n in range(3, 43)]
+    section = told(duels(answers), prefers(lambda a, b: taste(a, b) * (len(a + b) % 2 - 0.5)))
+    assert section.details["length_controlled"]["extrapolated"]
+    assert "that rate is a guess" in " ".join(section.lines)
 
 
 def test_rubbish_is_counted_and_not_scored() -> None:
