@@ -86,6 +86,7 @@ def words(count: int, start: str) -> str:
 
 
 KNOWN = [("base", "tuned")] * 30 + [("base!", "tuned!")] * 4 + [("tuned", "base")] * 6
+KNOWN = [KNOWN[7 * n % 40] for n in range(40)]  # spread over the users
 
 
 def taste(a: str, b: str) -> float:
@@ -114,11 +115,13 @@ def test_a_judge_who_always_knows_gives_the_rate_and_its_interval() -> None:
     assert (found["inconsistent"], found["failed"], found["asked"]) == (0, 0, 40)
     assert found["win_rate"] == pytest.approx(32 / 40)
     assert found["sign_p"] == pytest.approx(scipy.stats.binomtest(30, 36).pvalue)
-    scores = np.array([1.0] * 30 + [0.5] * 4 + [0.0] * 6)
+    scores = np.array([0.5 if "!" in base else base == "base" for base, _ in KNOWN], float)
+    assert scores.sum() == 32
     users = [str(n // 4) for n in range(40)]
     whole = paired_bootstrap(np.full(40, 0.5), scores, clusters=users, resamples=500, seed=0)
     assert found["win_rate"] == pytest.approx(0.5 + whole.delta)
-    assert found["ci95"] == pytest.approx([0.5 + whole.low, min(1, 0.5 + whole.high)])
+    assert found["ci95"] == pytest.approx([0.5 + whole.low, 0.5 + whole.high])
+    assert 0.5 < found["ci95"][0] < 0.8 < found["ci95"][1] < 1
     row = section.metrics["judge/wins"]
     assert (row["base"], row["adapter"]) == pytest.approx((6 / 40, 30 / 40))
     assert row["delta"] == pytest.approx(24 / 40) and (row["n"], row["users"]) == (40, 10)
