@@ -273,8 +273,9 @@ def _failures(found: Figures) -> list[str]:
         f"judge could be read: {why}."
     ]
     if found["failed"] > MANY_FAILED * found["asked"]:
-        rest = "So many that the rest may not stand for all: raise" if found["judged"] else "Raise"
-        lines.append(f"{rest} --judge-max-tokens, or take another judge.")
+        some = found["win_rate"] is not None
+        told = "So many that the rest may not stand for all: raise" if some else "Raise"
+        lines.append(f"{told} --judge-max-tokens, or take another judge.")
     return lines
 
 

@@ -160,6 +160,7 @@ def test_rubbish_is_counted_and_not_scored() -> None:
     assert found["faults"] == {judging.NOTHING: 80}
     assert section.metrics == {}
     assert section.lines[0] == "some/judge could judge none of 40 duels."
+    assert section.lines[-1] == "Raise --judge-max-tokens, or take another judge."
     cut = told(duels(KNOWN), stub(lambda a, b: "Verdict: A", finish="length"))
     assert cut.details["faults"] == {judging.CUT_OFF: 80}
 
