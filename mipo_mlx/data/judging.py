@@ -4,7 +4,7 @@
 * ``paper``: how well one answer is personalized to what the user prefers, 1 to 5. The scale is that
   of arXiv 2603.19294; the words around it are ours, for the authors' own are not known.
 
-A verdict is read from the last line alone, and that line must be nothing but the verdict. Not
+A verdict is read from the last line alone, which must be nothing but the verdict, bold or not. Not
 covered: answers that talk to the judge.
 """
 
@@ -35,8 +35,8 @@ yourself in a few sentences. Then end with a last line of the form "Score: N", w
 
 NOBODY = "Nothing is known of the user."
 
-_VERDICT = re.compile(r"Verdict: (A|B|tie)|\[\[(A|B|C)\]\]")
-_SCORE = re.compile(r"Score: ([1-5])|\[\[([1-5])\]\]")
+_VERDICT = re.compile(r"Verdict: *(A|B|[Tt]ie)\.?|\[\[(A|B|C)\]\]\.?")
+_SCORE = re.compile(r"Score: *([1-5])(?:/5)?\.?|\[\[([1-5])\]\]\.?")
 # what counts against a last line that says something else; wider than what is accepted
 _VERDICTS = re.compile(r"[Vv]erdict:[\s*]*(A|B|[Tt]ie)(?!\w)|\[\[(A|B|C)\]\]")
 _SCORES = re.compile(r"[Ss]core:[\s*]*(\d+(?:\.\d+)?)|\[\[(\d+(?:\.\d+)?)\]\]")
@@ -107,7 +107,8 @@ def _read(text: str, cut_off: bool, form: re.Pattern[str], any_form: re.Pattern[
     spoken = _spoken(text)
     if spoken is None or not spoken.strip():
         return Reading("", NOTHING)
-    last = form.fullmatch(spoken.strip().splitlines()[-1].strip())
+    line = re.sub(r"[*_`]", "", spoken.strip().splitlines()[-1])  # bold, italics, code
+    last = form.fullmatch(line.strip())
     if last is None:
         return Reading("", NOTHING)
     said = {_name(one) for one in any_form.finditer(spoken)}
@@ -123,14 +124,14 @@ def _name(found: re.Match[str]) -> str:
 def read_verdict(text: str, *, cut_off: bool = False) -> Reading:
     """``A``, ``B`` or ``tie``, where the last line is ``Verdict: A`` or ``[[A]]``; C is a tie.
 
-    Spaces around the line are all that is forgiven. It fails where the answer was cut off, where
+    Forgiven are spaces, marks of bold, italics and code, a full stop, and "Tie". It fails where the answer was cut off, where
     the line holds anything else, and where another verdict stands anywhere before it.
     """
     return _read(text, cut_off, _VERDICT, _VERDICTS)
 
 
 def read_score(text: str, *, cut_off: bool = False) -> Reading:
-    """``1`` to ``5``, where the last line is ``Score: 4`` or ``[[4]]``; as strict."""
+    """``1`` to ``5``, where the last line is ``Score: 4``, ``4/5`` or ``[[4]]``; as strict."""
     return _read(text, cut_off, _SCORE, _SCORES)
 
 
