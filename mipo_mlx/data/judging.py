@@ -124,8 +124,9 @@ def _name(found: re.Match[str]) -> str:
 def read_verdict(text: str, *, cut_off: bool = False) -> Reading:
     """``A``, ``B`` or ``tie``, where the last line is ``Verdict: A`` or ``[[A]]``; C is a tie.
 
-    Forgiven are spaces, marks of bold, italics and code, a full stop, and "Tie". It fails where the answer was cut off, where
-    the line holds anything else, and where another verdict stands anywhere before it.
+    Forgiven are spaces, marks of bold, italics and code, a full stop, and "Tie". It fails where
+    the answer was cut off, where the line holds anything else, and where another verdict stands
+    anywhere before it.
     """
     return _read(text, cut_off, _VERDICT, _VERDICTS)
 
