@@ -46,9 +46,13 @@ MAY: dict[str, set[str]] = {
     "controls": {
         *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
     },
+    "verdicts": {"compare", "core", "data", "evaluate", "study"},
+    "judge": {
+        *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("controls", "study", "tasks"),
+        *("controls", "judge", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},

@@ -117,7 +117,7 @@ class Recipe:
         name: of its file.
         title: of the data set.
         objective: ``context`` or ``prompt``.
-        measures: metrics of ``eval.json`` that a table of results shows.
+        measures: metrics of ``eval.json`` that a table of results shows, as far as measured.
         models: whose cells they are.
         files: of the data set.
         stated, unknown, chosen: statements; those of all recipes stand first.
