@@ -133,6 +133,11 @@ class TrainConfig:
     pairs: str = option(
         "", "Train on this preference JSONL (TRL's form) instead of generated pairs."
     )
+    hold_facts: str = option(
+        "",
+        "File of strings, a line each, that must not be taught: sentences that state one are taken "
+        "out of the chosen answers.",
+    )
     adapter_path: str = option(
         "", "Go on from this adapter; with it, the model is the reference. Default: a fresh one."
     )

@@ -38,8 +38,9 @@ MAY: dict[str, set[str]] = {
     "train": {"data", "lm", "objectives", "plan", "ranks", "step"},
     "fit": {
         *("data", "lm", "objectives", "plan", "ranks", "reference", "step", "store", "track"),
-        "train",
+        *("train", "withhold"),
     },
+    "withhold": {"data", "objectives"},
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
@@ -62,7 +63,7 @@ MAY: dict[str, set[str]] = {
     "store": {"machine"},
     "pipeline": {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
-        *("evidence", "page", *STEPS),
+        *("evidence", "page", "withhold", *STEPS),
     },
     "arena": {"core", "data", "store"},
 }
