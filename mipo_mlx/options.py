@@ -62,6 +62,13 @@ class DataConfig:
     held_out_prompts: float = option(
         0.2, "Share of your prompts kept from training for eval.", low=0.0, high=0.9
     )
+    canaries: int = option(
+        0,
+        "Invented secrets planted in the contexts of training users, a sentence each; eval tells "
+        "whether the adapter gives them away.",
+        low=0,
+        high=3000,
+    )
 
 
 @dataclass(frozen=True)
