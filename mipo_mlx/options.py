@@ -275,6 +275,18 @@ class EvalConfig:
     task_max_tokens: int = option(
         512, "Most new tokens an answer to --tasks, which is greedy.", low=1, high=100_000
     )
+    memorization: bool = option(
+        True, "Measure what the adapter tells of training users where no context is given."
+    )
+    memorization_contexts: int = option(
+        32,
+        "Contexts of training users, and of held-out ones, that are gone on with from their middle.",
+        low=1,
+        high=100_000,
+    )
+    memorization_samples: int = option(
+        8, "Answers sampled to each question without a context.", low=1, high=1000
+    )
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,15 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "extraction": {"core", "data", "lm", "reference"},
+    "attacks": {"extraction", "generate", "lm", "study"},
+    "memorize": {
+        *("attacks", "compare", "core", "data", "extraction", "inputs", "lm", "report", "study"),
+        "withhold",
+    },
     "exam": {
-        *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("study", "tasks"),
+        *("compare", "data", "evaluate", "generate", "inputs", "lm", "memorize", "reference"),
+        *("store", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
