@@ -187,8 +187,8 @@ class MemorizationStudy:
         lines: list[str] = []
         details: dict[str, Any] = {}
         if self.canaries.planted:
-            metrics, lines, details["canaries"] = self._secrets(subject)
-            lines.append(self._stating())
+            metrics, lines, details["canaries"] = self.secrets(subject)
+            lines.append(self.taught())
         groups = attacks.all_of(subject, self._groups(subject.inputs))
         gaps = {name: gap(*found) for name, found in groups.items() if len(found) == 2}
         known = {name: row for name, row in gaps.items() if row}
@@ -223,14 +223,14 @@ class MemorizationStudy:
             seed=self.config.data.seed,
         )
 
-    def _stating(self) -> str:
-        """How many secrets training was told to say."""
+    def taught(self) -> str:
+        """A sentence: how many secrets stand in what training raised."""
         planted = self.canaries.planted
         texts = [pair.chosen.text for pair in _trained_on(self.run, self.config)]
         count = sum(any(canary.value in text for text in texts) for canary in planted)
         return f"The chosen answers of training state {count} of the {len(planted)} secrets."
 
-    def _secrets(self, subject: Subject) -> tuple[Figures, list[str], list[dict[str, Any]]]:
+    def secrets(self, subject: Subject) -> tuple[Figures, list[str], list[dict[str, Any]]]:
         """Rows, words, and for ``eval.json`` the ranks of every secret and control."""
         planted, held_back = self.canaries.planted, self.canaries.held_back
         subjects = sorted({canary.subject for canary in planted})

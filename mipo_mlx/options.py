@@ -280,7 +280,7 @@ class EvalConfig:
     )
     memorization_contexts: int = option(
         32,
-        "Contexts of training users, and of held-out ones, that are gone on with from their middle.",
+        "Contexts of training users, and of held-out ones, that are scored from their middle on.",
         low=1,
         high=100_000,
     )
