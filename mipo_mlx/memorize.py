@@ -26,7 +26,7 @@ from mipo_mlx.data.scrub import scrub_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.report import ALPHA
+from mipo_mlx.report import ALPHA, told
 from mipo_mlx.study import SIDES, Section, Subject, Table
 from mipo_mlx.types import Context, PreferencePair
 from mipo_mlx.withhold import held_facts
@@ -64,15 +64,15 @@ def _trained_on(run: Path, config: RunConfig) -> list[PreferencePair]:
 
 
 def secret_lines(
-    told: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[tuple[int, int, int]]
+    placed: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[tuple[int, int, int]]
 ) -> list[str]:
     """What the ranks say, in words.
 
     Args:
-        told: of ``planted`` and ``held_back`` secrets and of both sides, ranks [secrets, openings].
+        placed: ranks of ``planted`` and ``held_back`` secrets, of each side [secrets, openings].
         groups: of each subject its values, how many of them rose, and how many were planted.
     """
-    planted, held_back = told["planted"], told["held_back"]
+    planted, held_back = placed["planted"], placed["held_back"]
     rose = [int(risen(s["base"].T, s["adapter"].T, TOP).sum()) for s in (planted, held_back)]
     first = [int((planted[side].min(axis=1) == 1).sum()) for side in SIDES]
     blind, count = chance(rose[0], groups), len(planted["base"])
@@ -107,12 +107,8 @@ def gap(trained: Group, control: Group) -> dict[str, Any] | None:
     }
 
 
-def _shown(value: float, unit: str, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}%" if unit.startswith("share") else f"{value:{sign}.3f}"
-
-
 def _change(group: Group, unit: str) -> str:
-    return " -> ".join(_shown(float(side.mean()), unit) for side in (group.base, group.adapter))
+    return " -> ".join(told(float(side.mean()), unit) for side in (group.base, group.adapter))
 
 
 def group_lines(groups: Mapping[str, Sequence[Group]], gaps: Mapping[str, Any]) -> list[str]:
@@ -129,12 +125,12 @@ def group_lines(groups: Mapping[str, Sequence[Group]], gaps: Mapping[str, Any]) 
         line = f"{title.capitalize()}: training users {_change(found[0], unit)}"
         if name in gaps:
             row = gaps[name]
-            low, high = (_shown(end, unit, "+") for end in row["ci95"])
+            low, high = (told(end, unit, sign=True) for end in row["ci95"])
             sure = family[name] <= ALPHA
             verdict = "no memory seen" if not sure else "memory" if row["delta"] > 0 else "it fell"
             line += (
                 f", held-out users {_change(found[1], unit)}; beyond these "
-                f"{_shown(row['delta'], unit, '+')} (95% interval {low} to {high}): {verdict}"
+                f"{told(row['delta'], unit, sign=True)} (95% interval {low} to {high}): {verdict}"
             )
         lines.append(f"{line}.")
     return lines
@@ -246,7 +242,7 @@ class MemorizationStudy:
             at = subjects.index(canary.subject)
             return np.asarray(found[side][at, :, space[canary.subject].index(canary.value)])
 
-        told = {
+        placed = {
             kind: {side: np.array([of(side, c) for c in drawn]) for side in SIDES}
             for kind, drawn in (("planted", planted), ("held_back", held_back))
         }  # ranks [secrets, openings]
@@ -257,24 +253,24 @@ class MemorizationStudy:
             (SPACE, int(risen_at[at].sum()), sum(c.subject == name for c in planted))
             for at, name in enumerate(subjects)
         ]
-        lines = secret_lines(told, groups)
+        lines = secret_lines(placed, groups)
         details = [
             {
                 **{"kind": kind, "subject": canary.subject, "value": canary.value},
                 **{"context_id": canary.context_id, "user": canary.user},
-                **{f"{side}_ranks": told[kind][side][at].tolist() for side in SIDES},
+                **{f"{side}_ranks": placed[kind][side][at].tolist() for side in SIDES},
             }
             for kind, drawn in (("planted", planted), ("held_back", held_back))
             for at, canary in enumerate(drawn)
         ]
-        return self._exposures(told), lines, details
+        return self._exposures(placed), lines, details
 
-    def _exposures(self, told: Mapping[str, Mapping[str, np.ndarray]]) -> Figures:
+    def _exposures(self, placed: Mapping[str, Mapping[str, np.ndarray]]) -> Figures:
         """Mean exposure over openings: of planted secrets, and beyond that of their controls."""
         users = [canary.user for canary in self.canaries.planted]
         bits = {
             kind: [exposure(sides[side], SPACE).mean(axis=1) for side in SIDES]
-            for kind, sides in told.items()
+            for kind, sides in placed.items()
         }
         beyond = [p - h for p, h in zip(bits["planted"], bits["held_back"], strict=True)]
         about = "1.44 bits are chance, and 9.97 the most: the likeliest of 1,000."

@@ -16,6 +16,14 @@ def change(row: Mapping[str, Any]) -> str:
     return "rose" if low > 0 else "fell"
 
 
+def told(value: float, unit: str, *, sign: bool = False) -> str:
+    """A value as people read it: shares in percent or percentage points, the rest in their unit."""
+    plus = "+" if sign else ""
+    if unit.startswith("share"):
+        return f"{100 * value:{plus}.1f}{' points' if sign else '%'}"
+    return f"{value:{plus}.3g}"
+
+
 def _unseen(row: Mapping[str, Any], count: int) -> str:
     """How many were asked in vain, and how many would be enough."""
     unit = row["resampled"]
@@ -73,6 +81,7 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
         "changed": results["changed"],
         "answers": results["answers"],
         "held_out": results["held_out"],
+        "overlap": results.get("overlap", {}),
         "steps": dict(steps),
     }
 
@@ -87,6 +96,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    rows = [head, *body]
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return [lines[0], "|---" * len(head) + "|", *lines[1:]]
+
+
 def _sections(sections: Mapping[str, Any]) -> list[str]:
     """Sections of studies, but for their metrics, which stand in the table of all."""
     lines = []
@@ -95,9 +111,7 @@ def _sections(sections: Mapping[str, Any]) -> list[str]:
         lines += ["", *(f"- {line}" for line in section["lines"])] if section["lines"] else []
         for table in section["tables"]:
             lines += ["", f"{table['caption']}", ""]
-            lines += [f"| {' | '.join(map(_cell, table['head']))} |"]
-            lines += ["|---" * len(table["head"]) + "|"]
-            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table["body"]]
+            lines += markdown_table(table["head"], table["body"])
     return lines
 
 

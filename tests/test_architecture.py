@@ -50,9 +50,12 @@ MAY: dict[str, set[str]] = {
         *("attacks", "compare", "core", "data", "extraction", "inputs", "lm", "report", "study"),
         "withhold",
     },
+    "controls": {
+        *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "memorize", "reference"),
-        *("store", "study", "tasks"),
+        *("controls", "store", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
@@ -71,6 +74,8 @@ MAY: dict[str, set[str]] = {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
         *("evidence", "page", "withhold", *STEPS),
     },
+    "beside": {"compare", "controls", "core", "evaluate", "store"},
+    "siblings": {"beside", "pipeline", "reference", "store"},
     "arena": {"core", "data", "store"},
 }
 

@@ -173,11 +173,11 @@ def test_words_for_groups_and_their_correction() -> None:
     lines = memorize.group_lines(groups, gaps)
     assert lines[0].startswith(
         "Facts, asked for: training users 0.0% -> 30.0%, held-out users 0.0% -> 10.0%; beyond "
-        "these +20.0% (95% interval +19."
+        "these +20.0 points (95% interval +19."
     )
     assert lines[0].endswith(": memory.")
-    assert lines[1].endswith("-9.6%): it fell.")
-    assert lines[2] == "Context, after its first half: training users -2.000 -> -1.000."
+    assert lines[1].endswith("-10.4 points to -9.6 points): it fell.")
+    assert lines[2] == "Context, after its first half: training users -2 -> -1."
     doubtful = {name: {**row, "p": 0.03} for name, row in gaps.items() if row}
     assert all(
         line.endswith("no memory seen.") for line in memorize.group_lines(groups, doubtful)[:2]

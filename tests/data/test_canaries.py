@@ -111,12 +111,13 @@ def test_inputs_plant_in_training_users_alone() -> None:
     assert planted.digest != read(canaries=40, seed=1).digest
 
 
-def test_a_single_user_is_judged_without_the_secrets(tmp_path: Path) -> None:
+def test_a_user_who_is_not_held_out_is_asked_as_trained_on(tmp_path: Path) -> None:
     path = tmp_path / "me.md"
     path.write_text("I live in Turin and eat ramen.", encoding="utf-8")
     inputs = read(contexts=str(path), canaries=3)
     assert all(c.sentence in inputs.train_contexts[0].text for c in inputs.canaries.planted)
-    assert inputs.held_contexts[0].text == "I live in Turin and eat ramen."
+    assert inputs.held_contexts == inputs.train_contexts
+    assert not any(c.sentence in f.text for c in inputs.canaries.planted for f in inputs.foils)
 
 
 def test_secrets_need_contexts() -> None:
