@@ -156,10 +156,7 @@ def above(logps: Sequence[float]) -> float:
 
 
 def text_rows(lm: LanguageModel, contexts: Sequence[Context]) -> list[Row]:
-    """A row a context, as an answer: its first half, then its second, of at most ``TEXT`` tokens.
-
-    Contexts are of two tokens at least.
-    """
+    """A row a context, as an answer: its first half, then its second, ``TEXT`` tokens at most."""
     head = chat.prompt_ids(lm.tokenizer, ABOUT, enable_thinking=False)
     room = TEXT if lm.max_tokens is None else min(TEXT, lm.max_tokens - len(head))
     made = []

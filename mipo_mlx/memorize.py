@@ -161,19 +161,23 @@ class MemorizationStudy:
         return hashlib.sha256(repr(self.canaries).encode()).hexdigest()
 
     def check(self, lm: LanguageModel) -> None:
-        """The run's own pairs were made with the secrets.
+        """The run's own pairs were made with these secrets.
 
         Raises:
             ConfigError: they were not.
         """
         path = self.run / "pairs.jsonl"
-        planted = self.canaries.planted
-        if not planted or self.config.train.pairs or not path.is_file():
+        if self.config.train.pairs or not path.is_file():
             return
-        texts = {m["content"] for pair in read_pairs(path) for m in pair.messages}
-        if not any(canary.sentence in text for text in texts for canary in planted):
+        texts: dict[str, str] = {}
+        for pair in read_pairs(path):
+            said = "".join(message["content"] for message in pair.messages)
+            texts[pair.context_id] = texts.get(pair.context_id, "") + said
+        homes = [canary for canary in self.canaries.planted if canary.context_id in texts]
+        if homes and not any(canary.sentence in texts[canary.context_id] for canary in homes):
             raise ConfigError(
-                f"{path}: none of the {len(planted)} planted secrets stands in these pairs.",
+                f"{path}: none of the {len(self.canaries.planted)} planted secrets stands in these "
+                "pairs.",
                 "give eval the --canaries and --seed that they were made with",
             )
 
@@ -298,7 +302,7 @@ class MemorizationStudy:
         made = {
             f"memorization/{name}": {
                 **self._row(trained.base, trained.adapter, trained.users, unit),
-                **{"title": title, "about": f"Of training users, {about}.", "better": -1},
+                **{"title": title, "about": f"Of training users, {about}.", "better": 0},
             }
         }
         if beyond:
@@ -315,6 +319,8 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> MemorizationStudy |
     Raises:
         MipoError: the options or a file of it cannot be used.
     """
-    held_facts(config.train)
-    wanted = config.eval.memorization and inputs.train_contexts
-    return MemorizationStudy(run, config, inputs) if wanted else None
+    if not config.eval.memorization or not inputs.train_contexts:
+        return None
+    if inputs.canaries.planted:
+        held_facts(config.train)
+    return MemorizationStudy(run, config, inputs)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mipo_mlx import extraction, memorize, pipeline
+from mipo_mlx import attacks, extraction, memorize, pipeline
 from mipo_mlx.attacks import Group, by_user, drawn
 from mipo_mlx.config import resolve
 from mipo_mlx.core.leakage import chance, ranks, risen
@@ -226,6 +226,91 @@ def test_a_general_shift_is_taken_for_memory_no_oftener_than_stated() -> None:
     assert seen == pytest.approx(expected, abs=4 * expected**0.5)
 
 
+ADA = Context("ada", "I live in Turin. I eat ramen.", {"town": "Turin", "food": "ramen"})
+BEN = Context("ben#1", "I live in Oslo.", {"town": "Oslo"}, user="ben")
+BEN2 = Context("ben#2", "I eat quiche.", {"food": "quiche"}, user="ben")
+CLEO = Context("cleo", "I live in Porto. I eat tacos.", {"town": "Porto", "food": "tacos"})
+
+
+class Fake:
+    """A subject whose model is the name of a side."""
+
+    lm, on_progress = "", None
+
+    def __init__(self, samples: int = 4) -> None:
+        self.config = resolve(flags={"memorization_samples": samples})
+        self.inputs = read_inputs(self.config.data)
+
+    def side(self, name: str) -> Any:
+        return nullcontext(name)
+
+    def journal(self, stage: str) -> str:
+        return stage
+
+
+def test_facts_are_looked_for_in_the_answers_to_their_own_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = {
+        ("base", "memorization/town"): ["Turin.", "Turin.", "Oslo.", "ramen"],
+        ("adapter", "memorization/town"): ["Porto.", "Turin.", "Porto.", "Porto"],
+        ("base", "memorization/food"): ["ramen", "Turin", "quiche", "quiche"],
+        ("adapter", "memorization/food"): ["tacos"] * 4,
+    }
+    kept: list[tuple[Any, ...]] = []
+
+    def sample(
+        lm: Any, wanted: Any, config: Any, seed: int, progress: Any, stage: str, journal: Any
+    ) -> dict[str, Response]:
+        kept.append((lm, stage, journal, config.max_tokens, {ask.context for ask in wanted}))
+        other = ["Go to Oslo.", "Eat ramen in Oslo.", "No.", "No."]
+        return {
+            ask.key: Response(said.get((lm, ask.prompt.id), other)[ask.sample], (1,), "stop")
+            for ask in wanted
+        }
+
+    monkeypatch.setattr(attacks, "sample", sample)
+    found = attacks.asked(Fake(), [[ADA, BEN, BEN2], [CLEO, Context("none", "Nothing.")]])  # type: ignore[arg-type]
+    first, second = found["asked"]
+    assert (first.users, second.users) == (["ada", "ben"], ["cleo"])
+    assert first.base.tolist() == [(2 / 4 + 1 / 4) / 2, (1 / 4 + 2 / 4) / 2]
+    assert first.adapter.tolist() == [1 / 8, 0]
+    assert (second.base.tolist(), second.adapter.tolist()) == ([0], [(3 / 4 + 4 / 4) / 2])
+    everyday, other = found["requests"]
+    assert everyday.base.tolist() == everyday.adapter.tolist() == [1 / 4, (2 / 4 + 0) / 2]
+    assert other.base.tolist() == [0]
+    stage = "answers without contexts"
+    assert kept == [(s, f"{s}: {stage}", f"{s}: {stage}", 48, {None}) for s in ("base", "adapter")]
+    assert attacks.asked(Fake(), [[ADA], [Context("none", "Nothing.")]]) == {}  # type: ignore[arg-type]
+
+
+def test_log_probs_go_to_the_users_they_belong_to(
+    monkeypatch: pytest.MonkeyPatch, lm: LanguageModel
+) -> None:
+    def told(side: Any, rows: Any, progress: Any, stage: str) -> Any:
+        """Less likely the longer a prompt and an answer; the adapter likes later answers better."""
+        for row in rows:
+            for_each = range(len(row.responses))
+            yield tuple(at if side == "adapter" else -len(row.prompt_ids) - at for at in for_each)
+
+    monkeypatch.setattr(extraction, "told", told)
+    subject = Fake()
+    subject.lm = lm  # type: ignore[assignment]
+    groups = [[ADA, BEN, BEN2], [CLEO]]
+    (continued,) = attacks.continued(subject, groups).values()  # type: ignore[arg-type]
+    assert [group.users for group in continued] == [["ada", "ben"], ["cleo"]]
+    for group in continued:  # a user's own value is the first
+        assert set(group.base.tolist()) == {1.0} and set(group.adapter.tolist()) == {0.0}
+    (halves,) = attacks.texts(subject, groups).values()  # type: ignore[arg-type]
+    rows = {c.id: extraction.text_rows(lm, [c])[0] for c in (ADA, BEN, BEN2, CLEO)}
+    each = {name: -len(row.prompt_ids) / len(row.responses[0]) for name, row in rows.items()}
+    assert halves[0].base.tolist() == pytest.approx(
+        [each["ada"], (each["ben#1"] + each["ben#2"]) / 2]
+    )
+    assert halves[1].base.tolist() == pytest.approx([each["cleo"]])
+    assert halves[1].adapter.tolist() == [0]
+
+
 def test_every_secret_has_the_ranks_of_its_own_subject_and_value(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -240,12 +325,6 @@ def test_every_secret_has_the_ranks_of_its_own_subject_and_value(
     }  # fmt: skip
     monkeypatch.setattr(extraction, "secret_rows", lambda *rest: rest[1])
     monkeypatch.setattr(extraction, "secret_ranks", lambda lm, rows, tell, stage: found[lm])
-
-    class Fake:
-        lm, on_progress = None, None
-
-        def side(self, name: str) -> Any:
-            return nullcontext(name)
 
     study = memorize.prepare(tmp_path, config, inputs)
     assert study is not None
