@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mipo_mlx import fit, pipeline
+from mipo_mlx import fit, pairing, pipeline
 from mipo_mlx.config import resolve
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.read import read_pairs
@@ -184,6 +184,9 @@ def test_faults_are_told_before_a_model_is_loaded(
         grids = resolve(flags={**flags, "hold_facts": listed(tmp_path), "loss": "infonce"})
         with pytest.raises(ConfigError, match="--loss infonce teaches rejected answers too"):
             step(tmp_path / "run", grids)
+    monkeypatch.setattr(pairing, "load_model", None)
+    with pytest.raises(DataError, match=r"absent\.txt: no such file"):
+        pipeline.run(tmp_path / "run", resolve(flags={"hold_facts": str(tmp_path / "absent.txt")}))
     assert not (tmp_path / "run").exists()
 
 
