@@ -53,9 +53,13 @@ MAY: dict[str, set[str]] = {
     "controls": {
         *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
     },
+    "verdicts": {"compare", "core", "data", "evaluate", "study"},
+    "judge": {
+        *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "memorize", "reference"),
-        *("controls", "store", "study", "tasks"),
+        *("controls", "judge", "store", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},

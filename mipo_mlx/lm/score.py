@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mipo_mlx.lm import head
+from mipo_mlx.lm.attention import quick_attention
 from mipo_mlx.lm.forest import Row, alone, hold_in_chunks, plant, scored, stems_of
 from mipo_mlx.lm.load import LanguageModel
 
@@ -89,7 +90,8 @@ def score(
             window = rows[start : start + WINDOW]
             results: dict[int, tuple[float, ...]] = {}
             for wave in waves(window, max_batch_tokens):
-                results.update(_score_wave(lm, window, wave, max_batch_tokens))
+                with quick_attention():
+                    results.update(_score_wave(lm, window, wave, max_batch_tokens))
             for index in range(len(window)):
                 yield results[index]
     finally:
