@@ -90,8 +90,10 @@ def asked(subject: Subject, groups: Groups) -> dict[str, list[Group]]:
 
     def stating(asks: Sequence[Ask], context: Context, names: Iterable[str]) -> Figure:
         facts = {name: context.facts[name] for name in names}
-        shares = (extraction.share_stating([side[a.key] for a in asks], facts) for side in sides)
-        return (context.owner, *shares)  # type: ignore[return-value]
+        base, adapter = (
+            extraction.share_stating([side[ask.key] for ask in asks], facts) for side in sides
+        )
+        return context.owner, base, adapter
 
     made: dict[str, list[Group]] = {"asked": [], "requests": []}
     for group in groups:
@@ -132,16 +134,15 @@ def continued(subject: Subject, groups: Groups) -> dict[str, list[Group]]:
 
 def texts(subject: Subject, groups: Groups) -> dict[str, list[Group]]:
     """``text``: mean log-prob a token of contexts' second halves after their first, nats."""
-    rows = [extraction.text_rows(subject.lm, group) for group in groups]
-    sides = _scored(subject, [row for some in rows for row in some], "contexts' second halves")
-    flat = [iter([values[0] for values in side]) for side in sides]
+    flat = [row for group in groups for row in extraction.text_rows(subject.lm, group)]
+    sides = _scored(subject, flat, "contexts' second halves")
+    means = [
+        iter([values[0] / len(row.responses[0]) for values, row in zip(side, flat, strict=True)])
+        for side in sides
+    ]
     return {
         "text": [
-            by_user(
-                (c.owner, *(next(side) / len(row.responses[0]) for side in flat))  # type: ignore[misc]
-                for c, row in zip(group, some, strict=True)
-            )
-            for group, some in zip(groups, rows, strict=True)
+            by_user((c.owner, next(means[0]), next(means[1])) for c in group) for group in groups
         ]
     }
 

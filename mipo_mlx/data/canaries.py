@@ -146,9 +146,12 @@ def _addition(text: str, canary: Canary) -> str:
 
 def plant(contexts: Sequence[Context], canaries: Sequence[Canary]) -> list[Context]:
     """The contexts, each with its secrets as sentences at its end; facts stay as they are."""
+    homes: dict[str, list[Canary]] = {}
+    for canary in canaries:
+        homes.setdefault(canary.context_id, []).append(canary)
     made = []
     for context in contexts:
-        mine = [canary for canary in canaries if canary.context_id == context.id]
+        mine = homes.get(context.id, [])
         text = context.text + "".join(_addition(context.text, canary) for canary in mine)
         made.append(replace(context, text=text) if mine else context)
     return made
