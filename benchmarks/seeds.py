@@ -2,7 +2,8 @@
 
 ``python benchmarks/seeds.py --seeds 0 1 2 --kinds random missing prompt --set epochs=1``
 
-A kind is a kind of negatives of the context objective, or ``prompt`` for the prompt objective.
+A kind is a kind of negatives of the context objective, ``prompt`` for the prompt objective, or a
+control: ``sft`` on the chosen answers of random negatives, ``k4`` with four rejected answers each.
 Every run is made from scratch in a temporary folder; a cell reads "base -> adapter (interval)".
 """
 
@@ -21,6 +22,7 @@ import mlx.core as mx
 
 from mipo_mlx import pipeline
 from mipo_mlx.config import parse_set, resolve
+from mipo_mlx.siblings import VARIANTS
 
 METRICS = {
     "context": {
@@ -46,7 +48,8 @@ METRICS = {
 def one(kind: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
     """The report of one run."""
     flags: dict[str, Any] = {"seed": seed, **extra}
-    flags.update({"objective": "prompt"} if kind == "prompt" else {"negatives": kind})
+    changes = VARIANTS.get(kind, {"negatives": kind})
+    flags.update({"objective": "prompt"} if kind == "prompt" else changes)
     with tempfile.TemporaryDirectory() as folder:
         return pipeline.run(Path(folder) / "run", resolve(flags=flags))
 

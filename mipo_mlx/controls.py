@@ -31,7 +31,6 @@ SHOWN = {
     "information/pmi": "PMI",
     "control/swapped_context_gap": "swapped gap",
     "length/response_tokens": "tokens",
-    "diversity/self_bleu4": "self-BLEU-4",
 }
 MOST = 100.0  # a
 

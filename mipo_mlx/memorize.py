@@ -51,7 +51,7 @@ ATTACKS = {
         "other users' values that are less likely than the user's own",
         "share of values",
     ),
-    "text": ("context, after its first half", "log-prob a token", "nats"),
+    "text": ("context, after its first half (nats a token)", "log-prob a token", "nats"),
 }
 
 
@@ -126,6 +126,7 @@ def group_lines(groups: Mapping[str, Sequence[Group]], gaps: Mapping[str, Any]) 
         if name in gaps:
             row = gaps[name]
             low, high = (told(end, unit, sign=True) for end in row["ci95"])
+            low = low.removesuffix(" points")
             sure = family[name] <= ALPHA
             verdict = "no memory seen" if not sure else "memory" if row["delta"] > 0 else "it fell"
             line += (

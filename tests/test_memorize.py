@@ -176,8 +176,8 @@ def test_words_for_groups_and_their_correction() -> None:
         "these +20.0 points (95% interval +19."
     )
     assert lines[0].endswith(": memory.")
-    assert lines[1].endswith("-10.4 points to -9.6 points): it fell.")
-    assert lines[2] == "Context, after its first half: training users -2 -> -1."
+    assert lines[1].endswith("-10.4 to -9.6 points): it fell.")
+    assert lines[2] == "Context, after its first half (nats a token): training users -2 -> -1."
     doubtful = {name: {**row, "p": 0.03} for name, row in gaps.items() if row}
     assert all(
         line.endswith("no memory seen.") for line in memorize.group_lines(groups, doubtful)[:2]
@@ -528,5 +528,5 @@ def test_a_single_user_without_facts_has_no_control(tmp_path: Path) -> None:
     results = pipeline.run(tmp_path / "run", resolve(flags=flags))
     section = results["sections"]["memorization"]
     assert section["metrics"] == ["memorization/text"]
-    assert section["lines"][0].startswith("Context, after its first half: training users -")
+    assert section["lines"][0].startswith("Context, after its first half (nats a token): ")
     assert section["lines"][1].startswith("Too few users were held out to compare with")
