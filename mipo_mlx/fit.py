@@ -35,6 +35,7 @@ from mipo_mlx.store import RunStore, file_hash
 from mipo_mlx.track import tracker
 from mipo_mlx.train import Trainer
 from mipo_mlx.types import PreferencePair
+from mipo_mlx.withhold import held_facts, withhold
 
 log = logging.getLogger("mipo_mlx")
 STATE = "training.safetensors"
@@ -168,12 +169,15 @@ def _referred(
     lm: LanguageModel, pairs: list[PreferencePair], config: RunConfig, on_progress: Progress
 ) -> list[PreferencePair]:
     """Pairs with the reference's log-probs: of the base, or of the adapter that is gone on from."""
-    if all(pair.ref_chosen_logps is not None for pair in pairs):
+    missing = [pair for pair in pairs if pair.ref_chosen_logps is None]
+    if not missing:
         return pairs
     thinking = config.generate.enable_thinking
     base = nullcontext() if config.train.adapter_path else adapter.adapter_disabled(lm)
     with base:
-        return with_reference(lm, pairs, enable_thinking=thinking, on_progress=on_progress)
+        made = with_reference(lm, missing, enable_thinking=thinking, on_progress=on_progress)
+    done = iter(made)
+    return [next(done) if pair.ref_chosen_logps is None else pair for pair in pairs]
 
 
 def _planned(
@@ -280,6 +284,8 @@ def _run(
 def _key(lm: LanguageModel, config: RunConfig, path: Path) -> dict[str, Any]:
     """All that has a say in the adapter's numbers."""
     settings = {name: v for name, v in asdict(config.train).items() if name not in NO_MATTER}
+    if config.train.hold_facts:
+        settings["hold_facts"] = file_hash(Path(config.train.hold_facts))
     if config.train.adapter_path:
         settings["adapter_path"] = file_hash(Path(config.train.adapter_path) / adapter.WEIGHTS)
     return {
@@ -317,6 +323,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
     Raises:
         MipoError: pairs, model or options cannot be used, or the loss stops being finite.
     """
+    unwanted = held_facts(config.train)
     start = Path(config.train.adapter_path) if config.train.adapter_path else None
     lm = load_model(config.data.model, adapter_path=start, offline=config.data.offline)
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
@@ -331,6 +338,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
             "The machines of this training do not have the same model, pairs and options.",
             "copy the run directory to all of them and give the same command",
         )
+    pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
     shape = _attach(lm, config.train, config.data.seed)
     pairs = _probed(lm, pairs, config.generate.enable_thinking)
     pairs = _referred(lm, pairs, config, on_progress)
@@ -345,7 +353,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
         if ranks.rank == 0:
             store.write_text("config.toml", to_toml(config))
         metrics = _run(store, state, trainer, config.train, on_progress)
-    stats.update(_told(trainer, metrics, len(rows)))
+    stats.update(**_told(trainer, metrics, len(rows)), **told)
     if ranks.rank:
         return stats
     store.write_jsonl("metrics.jsonl", metrics)

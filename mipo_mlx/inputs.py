@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from mipo_mlx import bank, tiny
 from mipo_mlx.config import DataConfig
+from mipo_mlx.data.canaries import Canaries, draw, plant
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.notes import split_notes
 from mipo_mlx.data.read import read_contexts, read_prompts
@@ -37,6 +38,7 @@ class Inputs:
         held_prompts: prompts of eval.
         held_out: what is kept from training: "users and prompts", "prompts" or "nothing".
         digest: sha256 over all texts.
+        canaries: what is planted in ``train_contexts``, and its controls.
     """
 
     train_contexts: list[Context]
@@ -47,6 +49,7 @@ class Inputs:
     held_prompts: list[Prompt]
     held_out: str
     digest: str
+    canaries: Canaries = field(default_factory=Canaries)
 
 
 def _digest(*groups: Sequence[Context] | Sequence[Prompt]) -> str:
@@ -194,11 +197,12 @@ def read_inputs(config: DataConfig) -> Inputs:
     Raises:
         DataError: a file cannot be used; the message names file, line and fault.
     """
-    if config.objective == "prompt" and config.contexts:
-        raise DataError(
-            "--contexts has no use with --objective prompt.",
-            "leave --contexts out, or take --objective context",
-        )
+    for name, given in (("contexts", config.contexts), ("canaries", config.canaries)):
+        if config.objective == "prompt" and given:
+            raise DataError(
+                f"--{name} has no use with --objective prompt.",
+                f"leave --{name} out, or take --objective context",
+            )
     train_users, held_users, users_held = _contexts(config)
     train_prompts, held_prompts = _prompts(config)
     if config.objective == "context":
@@ -207,6 +211,10 @@ def read_inputs(config: DataConfig) -> Inputs:
         train_prompts = _owned(train_prompts, train_users)
         held_prompts = _owned(held_prompts, held_users)
     held_prompts = _unseen(held_prompts, train_prompts)
+    canaries = draw(train_users, config.canaries, config.seed)
+    train_users = plant(train_users, canaries.planted)
+    if not users_held:  # the same people, who are asked as they were trained on
+        held_users = plant(held_users, canaries.planted)
     foils, eval_foils = _foils(train_users, held_users, config)
     parts = [
         *(["users"] if users_held and config.objective == "context" else []),
@@ -221,4 +229,5 @@ def read_inputs(config: DataConfig) -> Inputs:
         held_prompts=held_prompts,
         held_out=" and ".join(parts) or "nothing",
         digest=_digest(train_users, held_users, foils, train_prompts, held_prompts),
+        canaries=canaries,
     )

@@ -77,6 +77,13 @@ class DataConfig:
         "How problems of a public data set among --prompts are worded: our way or the paper's.",
         choices=("ours", "paper"),
     )
+    canaries: int = option(
+        0,
+        "Invented secrets planted in the contexts of training users, a sentence each; eval tells "
+        "whether the adapter gives them away.",
+        low=0,
+        high=3000,
+    )
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,11 @@ class TrainConfig:
 
     pairs: str = option(
         "", "Train on this preference JSONL (TRL's form) instead of generated pairs."
+    )
+    hold_facts: str = option(
+        "",
+        "File of strings, a line each, that must not be taught: sentences that state one are taken "
+        "out of the chosen answers.",
     )
     adapter_path: str = option(
         "", "Go on from this adapter; with it, the model is the reference. Default: a fresh one."
@@ -299,6 +311,18 @@ class EvalConfig:
     )
     judge_max_tokens: int = option(
         512, "Most new tokens an answer of --judge, which is greedy.", low=1, high=100_000
+    )
+    memorization: bool = option(
+        True, "Measure what the adapter tells of training users where no context is given."
+    )
+    memorization_contexts: int = option(
+        32,
+        "Contexts of training users, and of held-out ones, that are scored from their middle on.",
+        low=1,
+        high=100_000,
+    )
+    memorization_samples: int = option(
+        8, "Answers sampled to each question without a context.", low=1, high=1000
     )
 
 

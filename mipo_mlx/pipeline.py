@@ -24,6 +24,7 @@ from mipo_mlx.lm.memory import measured
 from mipo_mlx.pairing import describe, final_contrasts, prepare
 from mipo_mlx.reference import Progress
 from mipo_mlx.store import AnswerFile, RunStore, file_hash
+from mipo_mlx.withhold import held_facts
 
 Summary = dict[str, Any]
 log = logging.getLogger("mipo_mlx")
@@ -165,6 +166,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
 def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """All four steps; steps already done with the same inputs are skipped."""
     exam.prepare_studies(run, config, read_inputs(config.data))
+    held_facts(config.train)
     if not config.train.pairs:
         generate(run, config, on_progress)
     train(run, config, on_progress)

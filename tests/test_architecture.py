@@ -38,11 +38,18 @@ MAY: dict[str, set[str]] = {
     "train": {"data", "lm", "objectives", "plan", "ranks", "step"},
     "fit": {
         *("data", "lm", "objectives", "plan", "ranks", "reference", "step", "store", "track"),
-        "train",
+        *("train", "withhold"),
     },
+    "withhold": {"data", "objectives"},
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "extraction": {"core", "data", "lm", "reference"},
+    "attacks": {"extraction", "generate", "lm", "study"},
+    "memorize": {
+        *("attacks", "compare", "core", "data", "extraction", "inputs", "lm", "report", "study"),
+        "withhold",
+    },
     "controls": {
         *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
     },
@@ -51,8 +58,8 @@ MAY: dict[str, set[str]] = {
         *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
     },
     "exam": {
-        *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("controls", "judge", "study", "tasks"),
+        *("compare", "data", "evaluate", "generate", "inputs", "lm", "memorize", "reference"),
+        *("controls", "judge", "store", "study", "tasks"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},
@@ -69,7 +76,7 @@ MAY: dict[str, set[str]] = {
     "store": {"machine"},
     "pipeline": {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
-        *("evidence", "page", *STEPS),
+        *("evidence", "page", "withhold", *STEPS),
     },
     "beside": {"compare", "controls", "core", "evaluate", "store"},
     "siblings": {"beside", "pipeline", "reference", "store"},

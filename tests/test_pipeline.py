@@ -46,6 +46,7 @@ def small(tmp_path: Path) -> dict[str, Any]:
         "max_steps": 2,
         "eval_prompts_per_context": 2,
         "resamples": 200,
+        "memorization": False,
     }
 
 
