@@ -26,6 +26,19 @@ def _unseen(row: Mapping[str, Any], count: int) -> str:
     return f"no difference seen at n = {count} {unit}; n = {enough} would show one of this size"
 
 
+def told(row: Mapping[str, Any]) -> str:
+    """What became of one figure: rose or fell, from where to where, or no difference seen."""
+    count = row["n"] if row["resampled"] in ("answers", "problems") else row["users"]
+    found = change(row)
+    if found == "none seen":
+        return _unseen(row, count)
+    low, high = row["ci95"]
+    return (
+        f"{found}, {row['base']:.3g} -> {row['adapter']:.3g} {row['unit']} (95% interval of the "
+        f"difference {low:+.3g} to {high:+.3g}, n = {count} {row['resampled']})"
+    )
+
+
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """A line a headline metric: a gain or a fall, or how many would show a difference of its size.
 

@@ -45,7 +45,16 @@ MAY: dict[str, set[str]] = {
     "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("study", "tasks"),
+        *("retention", "study", "tasks"),
+    },
+    "figures": {"compare", "evaluate", "report"},
+    "parts": {"evaluate", "generate", "study"},
+    "distraction": {
+        *("bank", "data", "evaluate", "figures", "generate", "lm", "parts", "reference", "study"),
+    },
+    "retention": {
+        *("bank", "core", "data", "distraction", "evaluate", "figures", "generate", "inputs", "lm"),
+        *("parts", "reference", "study"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},

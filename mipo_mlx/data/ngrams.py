@@ -83,7 +83,7 @@ def _longest(most: int, holds: Callable[[int], bool]) -> int:
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """distinct-n: distinct n-grams over all n-grams of texts together (Li et al. 2016, arXiv 1510.03055).
+    """distinct-n, distinct n-grams over all of several texts (Li et al. 2016, arXiv 1510.03055).
 
     The paper divides by words; by n-grams, as has become common, n texts of one word each do not
     count as less diverse. nan where there are no n-grams.
