@@ -75,7 +75,7 @@ def rows(
 def sentences(
     words: str, metrics: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Figure]
 ) -> list[str]:
-    """A sentence for each row that changed, and one for all that did not; they begin with ``words``.
+    """A sentence for each row that changed, and one for all others; they begin with ``words``.
 
     Rows are those of ``rows``; such as have no figure are passed over.
     """
