@@ -27,7 +27,8 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.respond import Job, Sampling, Tally, respond
+from mipo_mlx.lm.prefill import Tally
+from mipo_mlx.lm.respond import Job, Sampling, respond
 
 # users, prompts a user, tokens of a context
 SHAPES = {

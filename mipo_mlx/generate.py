@@ -20,7 +20,8 @@ from mipo_mlx.errors import DataError
 from mipo_mlx.lm import chat
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.memory import limit_bytes
-from mipo_mlx.lm.respond import Job, Sampling, Tally, respond
+from mipo_mlx.lm.prefill import Tally
+from mipo_mlx.lm.respond import Job, Sampling, respond
 from mipo_mlx.reference import Progress, group_of, with_reference
 from mipo_mlx.types import Context, PreferencePair, Prompt, Response
 
@@ -102,17 +103,20 @@ def sample(
     stage: str = "sample answers",
     journal: AnswerJournal | None = None,
     tally: Tally | None = None,
+    contrast: float = 0.0,
 ) -> dict[str, Response]:
     """Sample one answer for each distinct key of ``wanted``.
 
-    ``journal`` gives answers sampled before and is told every new one; ``tally`` counts tokens.
+    ``journal`` gives answers sampled before and is told every new one; ``tally`` counts tokens;
+    ``contrast`` is a of context-aware decoding, against the prompt without its context.
     """
     jobs: dict[str, Job] = {}
     for ask in wanted:
         if ask.key not in jobs:
             group = group_of(ask.context.id if ask.context else "")
             ids = encode(lm, ask.context, ask.prompt, config)
-            jobs[ask.key] = Job(key=ask.key, prompt_ids=ids, group=group)
+            without = encode(lm, None, ask.prompt, config) if contrast else ()
+            jobs[ask.key] = Job(ask.key, ids, group, without)
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -120,6 +124,7 @@ def sample(
         seed=seed,
         batch_size=config.generate_batch_size,
         memory_limit=limit_bytes(config.memory_limit),
+        contrast=contrast,
     )
     answers = {key: known for key, known in journal.read() if key in jobs} if journal else {}
     total = len(jobs)

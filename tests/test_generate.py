@@ -29,7 +29,7 @@ from mipo_mlx.generate import (
 from mipo_mlx.lm import chat
 from mipo_mlx.lm.forest import distinct_prefix_tokens
 from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.respond import Tally
+from mipo_mlx.lm.prefill import Tally
 from mipo_mlx.nearest import nearest_users
 from mipo_mlx.types import Context, Prompt, Response
 

@@ -15,20 +15,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import chat
-from mipo_mlx.lm.forest import (
-    Held,
-    distinct_prefix_tokens,
-    head_of,
-    hold_in_chunks,
-    stems_of,
-)
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import GrowingCache, fork, join, settle
+from mipo_mlx.lm.prefill import Prefill, Tally
+from mipo_mlx.lm.prefix import GrowingCache, fork, join
 from mipo_mlx.types import Response
 
-PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
 RESERVE = 256  # most cache columns allocated at a time
 REFILL_AT = 0.75  # share of rows left over at which waiting answers join
 
@@ -46,11 +38,13 @@ class Job:
         key: its name; with the seed it fixes every random number of the answer.
         prompt_ids: the prompt, at least one token.
         group: prompts of one group share the tokens that all of them start with; "" shares none.
+        without_ids: the prompt without its context, for ``Sampling.contrast``.
     """
 
     key: str
     prompt_ids: tuple[int, ...]
     group: str = ""
+    without_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ class Sampling:
         seed: of every random number.
         batch_size: answers side by side; 0 takes what fits.
         memory_limit: bytes for keys and values when ``batch_size`` is 0; 0 is no limit.
+        contrast: a of context-aware decoding; 0 is off.
     """
 
     temperature: float = 1.0
@@ -72,15 +67,7 @@ class Sampling:
     seed: int = 0
     batch_size: int = 0
     memory_limit: int = 0
-
-
-@dataclass
-class Tally:
-    """Prompt tokens: forwarded, least possible, and of every prompt whole."""
-
-    forwarded: int = 0
-    ideal: int = 0
-    unshared: int = 0
+    contrast: float = 0.0
 
 
 def job_key(seed: int, key: str) -> tuple[int, int]:
@@ -99,6 +86,17 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
     return mx.where(logprobs < mx.take_along_axis(ordered, dropped, axis=-1), -mx.inf, logprobs)
 
 
+def context_aware(logits: mx.array, without: mx.array, a: float) -> mx.array:
+    """Logits of ``p(y|x,c)^(1+a) / p(y|x)^a``, not normalised (Shi et al. 2023, eq. 3). [b, v]
+
+    Args:
+        logits: with the context [b, v].
+        without: without it [b, v].
+        a: at least 0; 0 is the model with its context.
+    """
+    return (1 + a) * logits.astype(mx.float32) - a * without.astype(mx.float32)
+
+
 def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling) -> mx.array:
     """Next tokens [b] from logits [b, v]; row i draws with ``keys[i]`` [2] and ``index[i]``."""
     logits = logits.astype(mx.float32)
@@ -115,11 +113,14 @@ def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling
 
 @dataclass
 class _Live:
-    """Answers in the making: a row each, with the token that was drawn last and not yet read."""
+    """Answers in the making: a row each, with the token that was drawn last and not yet read.
+
+    ``streams`` are their caches under each of a job's prompts.
+    """
 
     jobs: list[Job]
     ids: list[list[int]]
-    caches: list[GrowingCache]
+    streams: list[list[GrowingCache]]
     pending: mx.array
     keys: mx.array
 
@@ -128,14 +129,15 @@ class _Live:
         index = mx.array(rows)
         self.jobs = [self.jobs[row] for row in rows]
         self.ids = [self.ids[row] for row in rows]
-        self.caches = fork(self.caches, index)
+        self.streams = [fork(caches, index) for caches in self.streams]
         self.pending, self.keys = self.pending[index], self.keys[index]
 
     def join(self, new: _Live) -> None:
         """Add the rows of another."""
         self.jobs += new.jobs
         self.ids += new.ids
-        self.caches = join(self.caches, new.caches)
+        both = zip(self.streams, new.streams, strict=True)
+        self.streams = [join(mine, others) for mine, others in both]
         self.pending = mx.concatenate([self.pending, new.pending])
         self.keys = mx.concatenate([self.keys, new.keys])
 
@@ -146,102 +148,63 @@ class _Sampler:
     def __init__(
         self, lm: LanguageModel, jobs: Sequence[Job], sampling: Sampling, tally: Tally
     ) -> None:
-        self.lm, self.sampling, self.tally = lm, sampling, tally
-        prompts = [job.prompt_ids for job in jobs]
-        tally.ideal += distinct_prefix_tokens(prompts)
-        tally.unshared += sum(map(len, prompts))
+        self.lm, self.sampling, self.jobs = lm, sampling, jobs
         self.ends = chat.eos_ids(lm.tokenizer)
-        stems, owner = stems_of(prompts, [job.group for job in jobs])
-        self.stems = stems
-        self.head = head_of(stems)
-        self.trunk: Held | None = None  # the head, forwarded
-        order = sorted(
-            range(len(jobs)),
-            key=lambda i: (len(stems[owner[i]]), owner[i], len(jobs[i].prompt_ids), jobs[i].key),
-        )
-        self.queue = deque((jobs[index], owner[index]) for index in order)
-        self.plate: list[GrowingCache] = []  # forwarded stems that are still needed
-        self.on_plate: list[int] = []
+        groups = [job.group for job in jobs]
+        self.prefills = [Prefill(lm, [job.prompt_ids for job in jobs], groups, tally)]
+        if sampling.contrast:
+            others = [job.without_ids for job in jobs]
+            self.prefills.append(Prefill(lm, others, [str(ids) for ids in others], tally))
+        order = self.prefills[0].order
+        self.queue = deque(sorted(range(len(jobs)), key=lambda i: (*order(i), jobs[i].key)))
         self.rows = sampling.batch_size
 
     def _rows_that_fit(self) -> int:
         """Rows side by side within the memory limit; at least 1, at most ``most_rows()``."""
         if not self.queue or not self.sampling.memory_limit:
             return most_rows()
-        job, stem = max(self.queue, key=lambda item: len(item[0].prompt_ids))
-        self._serve([stem])
-        columns = len(job.prompt_ids) + self.sampling.max_tokens
-        held = sum(array.nbytes for cache in self.plate for array in cache.state)
-        per_column = held / max(1, self.plate[0].held)
+        row = 0.0
+        for prefill in self.prefills:
+            longest = max(self.queue, key=lambda i: len(prefill.prompts[i]))
+            columns = len(prefill.prompts[longest]) + self.sampling.max_tokens
+            row += columns * max(1.0, prefill.bytes_per_column(longest))
         copies = 3  # the rows, their next version while it is written, and activations
-        fit = int(self.sampling.memory_limit / (copies * columns * max(1.0, per_column)))
-        return max(1, min(most_rows(), fit))
-
-    def _serve(self, wanted: Sequence[int]) -> list[int]:
-        """Rows of the plate that hold these stems, forwarded now if they are not there yet."""
-        missing = sorted(set(wanted) - set(self.on_plate))
-        if missing:
-            waiting = {stem for _, stem in self.queue} | set(wanted)
-            kept = [row for row, stem in enumerate(self.on_plate) if stem in waiting]
-            fresh = self._forward([self.stems[stem] for stem in missing])
-            old = fork(self.plate, mx.array(kept)) if kept else []
-            self.plate = join(old, fresh) if old else fresh
-            self.on_plate = [self.on_plate[row] for row in kept] + missing
-        return [self.on_plate.index(stem) for stem in wanted]
-
-    def _forward(self, stems: Sequence[tuple[int, ...]]) -> list[GrowingCache]:
-        """Forked caches of stems, a row each, in their order; a head of many is forwarded once."""
-        size = len(self.head)
-        headed = [index for index, stem in enumerate(stems) if stem[:size] == self.head and size]
-        bare = [index for index in range(len(stems)) if index not in set(headed)]
-        parts = []
-        if headed:
-            if self.trunk is None:
-                self.trunk = hold_in_chunks(self.lm.model, [self.head], PREFILL_TOKENS)
-                self.tally.forwarded += size
-            rests = [stems[index][size:] for index in headed]
-            parts.append(hold_in_chunks(self.lm.model, rests, PREFILL_TOKENS, self.trunk))
-            self.tally.forwarded += sum(map(len, rests))
-        if bare:
-            whole = [stems[index] for index in bare]
-            parts.append(hold_in_chunks(self.lm.model, whole, PREFILL_TOKENS))
-            self.tally.forwarded += sum(map(len, whole))
-        made = [fork(held.caches, None, held.lengths) for held in parts]
-        if len(made) == 1:
-            return made[0]
-        order = sorted(range(len(stems)), key=[*headed, *bare].__getitem__)
-        return fork(join(*made), mx.array(order))
+        return max(1, min(most_rows(), int(self.sampling.memory_limit / (copies * row))))
 
     def _admit(self, count: int) -> _Live:
         """Prefill the next waiting jobs and draw the first token of each."""
         chosen = [self.queue.popleft() for _ in range(min(count, len(self.queue)))]
-        jobs = [job for job, _ in chosen]
-        rows = self._serve([stem for _, stem in chosen])
-        caches = fork(self.plate, mx.array(rows))
-        for cache in caches:
-            cache.reserve = min(RESERVE, self.sampling.max_tokens)
-        rests = [job.prompt_ids[len(self.stems[stem]) : -1] for job, stem in chosen]
-        self.tally.forwarded += sum(len(ids) + 1 for ids in rests)
-        tokens, _ = pad_right(rests)
-        if tokens.shape[1]:
-            self.lm.model(mx.array(tokens), cache=caches)
-            settle(caches, mx.array([len(ids) for ids in rests]))
+        jobs = [self.jobs[index] for index in chosen]
+        reserve = min(RESERVE, self.sampling.max_tokens)
         keys = [job_key(self.sampling.seed, job.key) for job in jobs]
         live = _Live(
             jobs=jobs,
             ids=[[] for _ in jobs],
-            caches=caches,
+            streams=[prefill.caches(chosen, reserve) for prefill in self.prefills],
             pending=mx.array([job.prompt_ids[-1] for job in jobs], dtype=mx.int32),
             keys=mx.array(keys, dtype=mx.uint32),
         )
-        live.pending = self._step(live, [0] * len(jobs))
+        last = [mx.array([p.prompts[i][-1] for i in chosen], mx.int32) for p in self.prefills]
+        live.pending = self._step(live, [0] * len(jobs), last)
         return live
 
-    def _step(self, live: _Live, index: Sequence[int]) -> mx.array:
-        """Feed the pending tokens and draw the next ones, which are token ``index`` of each row."""
-        logits = self.lm.model(live.pending[:, None], cache=live.caches)[:, -1]
+    def _step(
+        self, live: _Live, index: Sequence[int], tokens: Sequence[mx.array] | None = None
+    ) -> mx.array:
+        """Feed the pending tokens and draw the next ones, which are token ``index`` of each row.
+
+        ``tokens`` are fed instead where the streams differ, as at the end of their prompts.
+        """
+        fed = tokens or [live.pending] * len(live.streams)
+        both = [
+            self.lm.model(each[:, None], cache=caches)[:, -1]
+            for each, caches in zip(fed, live.streams, strict=True)
+        ]
+        logits = both[0]
+        if len(both) == 2:
+            logits = context_aware(both[0], both[1], self.sampling.contrast)
         drawn = choose(logits, live.keys, mx.array(list(index), dtype=mx.uint32), self.sampling)
-        mx.async_eval(drawn, [cache.state for cache in live.caches])
+        mx.async_eval(drawn, [cache.state for caches in live.streams for cache in caches])
         return drawn
 
     def run(self) -> Iterator[tuple[str, Response]]:
@@ -292,8 +255,10 @@ def respond(
     """
     if sampling.max_tokens < 1 or sampling.batch_size < 0:
         raise ValueError(f"max_tokens must be at least 1 and batch_size 0, not {sampling}")
-    if any(not job.prompt_ids for job in jobs):
+    if any(not job.prompt_ids or (sampling.contrast and not job.without_ids) for job in jobs):
         raise ValueError("every prompt must have at least one token")
+    if sampling.contrast < 0:
+        raise ValueError(f"contrast must be at least 0, not {sampling.contrast}")
     return _respond(_Sampler(lm, jobs, sampling, tally or Tally()))
 
 

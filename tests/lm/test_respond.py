@@ -10,11 +10,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import chat
+from mipo_mlx.lm import chat, prefill
 from mipo_mlx.lm import respond as module
 from mipo_mlx.lm.forest import head_of, stems_of
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.respond import Job, Sampling, Tally, choose, job_key, nucleus, respond
+from mipo_mlx.lm.prefill import Tally
+from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, respond
 from mipo_mlx.types import Response
 
 from . import archs
@@ -135,16 +136,16 @@ def test_long_stems_are_forwarded_in_chunks_and_each_once(
     wanted = jobs(30)
     base = Sampling(max_tokens=6, seed=3, batch_size=4)
     whole = answers(lm, wanted, base)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 12)
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 12)
     assert answers(lm, wanted, base) == whole
     seen: list[tuple[int, ...]] = []
-    real = module.hold_in_chunks
+    real = prefill.hold_in_chunks
 
     def spy(model: object, stems: list[tuple[int, ...]], limit: int) -> object:
         seen.extend(stems)
         return real(model, stems, limit)
 
-    monkeypatch.setattr(module, "hold_in_chunks", spy)
+    monkeypatch.setattr(prefill, "hold_in_chunks", spy)
     assert answers(lm, wanted, base) == whole
     stems, _ = stems_of([job.prompt_ids for job in wanted], [job.group for job in wanted])
     assert sorted(seen) == sorted(stems)
@@ -152,9 +153,7 @@ def test_long_stems_are_forwarded_in_chunks_and_each_once(
 
 def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
     def rows(limit: int) -> int:
-        sampler = module._Sampler(
-            lm, jobs(), Sampling(max_tokens=20, memory_limit=limit), module.Tally()
-        )
+        sampler = module._Sampler(lm, jobs(), Sampling(max_tokens=20, memory_limit=limit), Tally())
         return sampler._rows_that_fit()
 
     assert rows(0) == module.most_rows()
@@ -167,6 +166,61 @@ def test_rows_side_by_side_follow_the_memory_limit(lm: LanguageModel) -> None:
     head = config["hidden_size"] // config["num_attention_heads"]
     column = 2 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
     assert sizes[1] * columns * column <= 10**6
+
+
+def with_twins(wanted: list[Job]) -> list[Job]:
+    """Jobs with a prompt without context each: the last few tokens, some of them alike."""
+    return [replace(job, without_ids=job.prompt_ids[-3:]) for job in wanted]
+
+
+@pytest.mark.parametrize("a", [0.5, 2.0])
+def test_context_aware_decoding_is_that_of_two_whole_forward_passes(
+    lm: LanguageModel, a: float
+) -> None:
+    wanted = with_twins(jobs(6))
+    found = answers(lm, wanted, Sampling(temperature=0.0, max_tokens=6, contrast=a))
+    differ = 0
+    for job in wanted:
+        told: list[int] = []
+        while len(told) < 6:
+            rows = [
+                np.array(lm.model(mx.array([[*ids, *told]]))[0, -1], np.float64)
+                for ids in (job.prompt_ids, job.without_ids)
+            ]
+            logp = [row - np.log(np.exp(row - row.max()).sum()) - row.max() for row in rows]
+            told.append(int(np.argmax((1 + a) * logp[0] - a * logp[1])))
+            differ += told[-1] != int(np.argmax(logp[0]))
+            if told[-1] == 2:
+                break
+        assert list(found[job.key].token_ids) == told
+    assert differ > 3  # the context's weight matters
+
+
+def test_context_aware_text_depends_on_neither_batch_size_nor_order(lm: LanguageModel) -> None:
+    wanted = with_twins(jobs())
+    sampling = Sampling(max_tokens=8, seed=3, contrast=1.0)
+    stopping(lm)
+    whole = answers(lm, wanted, sampling)
+    for size in (1, 5, 7):
+        assert answers(lm, wanted[::-1], replace(sampling, batch_size=size)) == whole
+    assert answers(lm, wanted, replace(sampling, contrast=0.0)) != whole
+    tally = Tally()
+    dict(respond(lm, wanted, sampling, tally))
+    same = Tally()
+    dict(respond(lm, wanted, replace(sampling, contrast=0.0), same))
+    twins = {job.without_ids for job in wanted}
+    # each distinct prompt without context once but for its last token, which every row reads
+    least = sum(len(ids) - 1 for ids in twins) + len(wanted)
+    assert least - 3 < tally.forwarded - same.forwarded <= least  # a head of all saves a few
+
+
+def test_rows_side_by_side_are_fewer_with_two_prompts_each(lm: LanguageModel) -> None:
+    def rows(contrast: float) -> int:
+        wanted = [replace(job, without_ids=job.prompt_ids) for job in jobs()]
+        sampling = Sampling(max_tokens=20, memory_limit=10**6, contrast=contrast)
+        return module._Sampler(lm, wanted, sampling, Tally())._rows_that_fit()
+
+    assert rows(1.0) == rows(0.0) // 2 > 0
 
 
 def test_draws_follow_the_softmax_at_a_temperature() -> None:
