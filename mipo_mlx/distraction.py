@@ -56,7 +56,9 @@ FIGURES = {
         "share of answers",
         -1,
     ),
-    "copied": Figure("copying", "4-grams that stand in the context word for word", "0 to 1", -1),
+    "copied": Figure(
+        "copying", "4-grams that stand in the context word for word", "of 4-grams", -1
+    ),
 }
 
 

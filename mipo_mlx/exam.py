@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mipo_mlx import diversity, retention
 from mipo_mlx import evaluate as evaluation
-from mipo_mlx import retention
 from mipo_mlx import tasks as tasking
 from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, text_settings
@@ -26,7 +26,11 @@ from mipo_mlx.study import SIDES, Section, Study, Subject
 
 Summary = dict[str, Any]
 
-STUDIES = (retention.prepare, tasking.prepare)  # in the order in which they are measured and told
+STUDIES = (
+    retention.prepare,
+    diversity.prepare,
+    tasking.prepare,
+)  # in the order in which they are measured and told
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:

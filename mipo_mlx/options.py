@@ -268,6 +268,9 @@ class EvalConfig:
         "Measure whether anything else became worse: answers without context, with irrelevant text "
         "and to unrelated requests; distance from the base, repetition, copying.",
     )
+    retention_answers: int = option(
+        32, "Most answers of each kind for --retention.", low=2, high=1_000_000
+    )
     diversity_samples: int = option(
         4,
         "Answers to each of --diversity-prompts, to see how much they differ; 0 is off.",

@@ -32,8 +32,6 @@ from mipo_mlx.parts import Part, ask_both, own_answers, rows_of, spread
 from mipo_mlx.reference import group_of
 from mipo_mlx.study import SIDES, Section, Subject, Table
 
-ASKED = 48  # most answers sampled of a kind; never more than eval itself asked
-LOOKED_AT = 128  # most of eval's own answers that are looked at again
 N = 4  # words of an n-gram
 
 DISTANCE = {
@@ -50,9 +48,9 @@ TEXT = {
         "nats a token",
         -1,
     ),
-    "repetition": Figure("repetition", "4-grams that stood in the answer before", "0 to 1", -1),
+    "repetition": Figure("repetition", "4-grams that stood in the answer before", "of 4-grams", -1),
     "longest_repeat": Figure("longest repeat", "longest run said twice", "words", -1),
-    "copied": Figure("copying", "4-grams that stand in the context word for word", "0 to 1", 0),
+    "copied": Figure("copying", "4-grams that stand in the context word for word", "of 4-grams", 0),
     "longest_copy": Figure("longest copy", "longest run that stands in the context", "words", 0),
     "length": Figure("length", "neither longer nor shorter is better", "tokens", 0),
     "fact_rate": Figure(
@@ -64,9 +62,8 @@ TEXT = {
 }
 
 
-def alone_part(subject: Subject) -> Part:
+def alone_part(subject: Subject, count: int) -> Part:
     """The same prompts without any context; where they are few, several answers to each."""
-    count = min(ASKED, len(subject.items))
     prompts = list({item.prompt.id: item.prompt for item in subject.items}.values())[:count]
     asks = [Ask(None, prompt, turn) for turn in range(count // len(prompts)) for prompt in prompts]
     return ask_both(subject, "alone", "without context", asks)
@@ -233,9 +230,10 @@ class RetentionStudy:
 
     def measure(self, subject: Subject) -> Section:
         """Metrics ``retention/PART/FIGURE``."""
-        items = spread(subject.items, LOOKED_AT)
+        count = min(self.config.eval.retention_answers, len(subject.items))
+        items = spread(subject.items, 2 * count)  # these cost no sampling
         own = own_answers(subject, [Ask(item.context, item.prompt) for item in items])
-        parts = [alone_part(subject), own] if own.name == "context" else [own]
+        parts = [alone_part(subject, count), own] if own.name == "context" else [own]
         metrics: dict[str, Any] = {}
         columns: dict[str, dict[str, Columns]] = {}
         lines: list[str] = []
@@ -245,7 +243,6 @@ class RetentionStudy:
             lines += [*_distance_lines(part, made), *sentences(part.words, made, TEXT)]
         tables = [_table(parts, metrics)]
         sampled = parts[:-1]
-        count = min(ASKED, len(subject.items))
         for found in distraction.measure(subject, parts[0], self.known, count):
             metrics |= found.metrics
             columns |= found.columns

@@ -42,10 +42,15 @@ MAY: dict[str, set[str]] = {
     },
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
-    "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
+    "tasks": {
+        *("core", "data", "lm", "evaluate", "generate", "inputs", "reference", "report", "study"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("retention", "study", "tasks"),
+        *("diversity", "retention", "study", "tasks"),
+    },
+    "diversity": {
+        *("core", "data", "evaluate", "figures", "generate", "inputs", "lm", "parts", "study"),
     },
     "figures": {"compare", "evaluate", "report"},
     "parts": {"evaluate", "generate", "study"},
