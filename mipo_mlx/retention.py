@@ -138,7 +138,10 @@ def text_columns(part: Part, side: str, known: frozenset[str]) -> Columns:
 def measure_part(
     subject: Subject, part: Part, known: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, Columns]]:
-    """Rows of metrics of a part, and the columns behind them by side."""
+    """Rows of metrics of a part, and the columns behind them by side.
+
+    Self-BLEU alone has a value a prompt, of the first answer to each, not a value an answer.
+    """
     columns = distance_columns(token_logps(subject, part))
     for side in SIDES:
         columns[side].update(text_columns(part, side, known))
@@ -151,6 +154,8 @@ def measure_part(
             side: {"self_bleu4": self_bleu4([part.texts(side)[index] for index in firsts])}
             for side in SIDES
         }
+        for side in SIDES:
+            columns[side] |= bleu[side]
         some = [part.items[index] for index in firsts]
         made |= rows(name, part.words, bleu, some, figures, subject.config)
     return made, columns

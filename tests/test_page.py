@@ -512,10 +512,17 @@ def test_a_run_ends_with_a_page_of_its_own_numbers(run: Path) -> None:
     found = json.loads((run / "eval.json").read_text())
     made = json.loads((run / "report.json").read_text())
     assert page.render(made) == (run / "report.html").read_text(encoding="utf-8")
+    details = {name: section["details"] for name, section in found["sections"].items()}
     for name, metric in made["metrics"].items():
         for side in ("base", "adapter"):
-            assert np.mean(found["items"][name][side]) == pytest.approx(metric[side], rel=1e-5)
-            assert len(found["items"][name][side]) == metric["n"]
+            if name in found["items"]:
+                values = found["items"][name][side]
+            else:  # of a study
+                study, part, figure = name.split("/")
+                values = (details[study] if study == "diversity" else details[study][part])[side]
+                values = [value for value in values[figure] if value is not None]
+            assert np.mean(values) == pytest.approx(metric[side], rel=1e-5)
+            assert len(values) == metric["n"]
     first, second = made["plots"]["training"]["loss"]
     assert first == pytest.approx(math.log(2), abs=1e-5)
     pairs = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]

@@ -31,6 +31,7 @@ from mipo_mlx.data.ngrams import (
         ("\u0939\u093f\u0928\u094d\u0926\u0940", ["\u0939\u093f\u0928\u094d\u0926\u0940"]),
         ("\u0e01\u0e34\u0e19", ["\u0e01\u0e34", "\u0e19"]),  # a mark stays with its letter
         ("3.5 x-ray 'quoted' ", ["3", "5", "x", "ray", "quoted"]),
+        ("STRASSE stra\u00dfe \u2121", ["strasse", "strasse", "tel"]),
         (" \n?!", []),
     ],
 )
