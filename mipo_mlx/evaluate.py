@@ -261,13 +261,27 @@ def measure(
     wanted = [Ask(item.context, item.prompt) for item in items]
     stage = f"{who}: sample answers"
     answers = sample(lm, wanted, generate, seed, on_progress, stage, journal)
+    return columns_of(lm, groups, answers, known, generate, on_progress, who), answers
+
+
+def columns_of(
+    lm: LanguageModel,
+    groups: Sequence[Group],
+    answers: Mapping[str, Response],
+    known: frozenset[str],
+    generate: GenerateConfig,
+    on_progress: Progress,
+    who: str,
+) -> Columns:
+    """Per-answer columns of given answers, by metric name; ``lm`` scores them."""
+    items = [item for group in groups for item in group.items]
     columns = _text_columns(items, answers, known)
     columns.update(
         _matrix_columns(lm, groups, answers, generate, on_progress, f"{who}: score answers")
     )
     if any(item.prompt.kind == "choice" for item in items):
         columns["reasoning/choice_entropy"] = _choice_entropies(lm, items, generate)
-    return columns, answers
+    return columns
 
 
 def values(base: Columns, adapter: Columns) -> dict[str, dict[str, list[float]]]:

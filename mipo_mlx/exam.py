@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mipo_mlx import diversity, retention
+from mipo_mlx import controls, diversity, retention
 from mipo_mlx import evaluate as evaluation
 from mipo_mlx import tasks as tasking
 from mipo_mlx.compare import STATISTICS, compare
@@ -26,11 +26,8 @@ from mipo_mlx.study import SIDES, Section, Study, Subject
 
 Summary = dict[str, Any]
 
-STUDIES = (
-    retention.prepare,
-    diversity.prepare,
-    tasking.prepare,
-)  # in the order in which they are measured and told
+# in the order in which they are measured and told
+STUDIES = (controls.prepare, retention.prepare, diversity.prepare, tasking.prepare)
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
@@ -119,7 +116,7 @@ def _measure(
     items = [item for group in groups for item in group.items]
     known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
     columns: dict[str, evaluation.Columns] = {}
-    subject = Subject(lm, config, inputs, items, {}, on_progress, keeper)
+    subject = Subject(lm, config, inputs, groups, {}, {}, on_progress, keeper)
     answers = {}
     for side in SIDES:
         with subject.side(side):
@@ -140,7 +137,7 @@ def _measure(
         resamples=config.eval.resamples,
         seed=config.data.seed,
     )
-    subject = replace(subject, answers=answers)
+    subject = replace(subject, columns=columns, answers=answers)
     sections = [study.measure(subject) for study in studies]
     for section in sections:
         metrics.update({name: dict(row) for name, row in section.metrics.items()})

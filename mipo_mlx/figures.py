@@ -10,7 +10,7 @@ import numpy as np
 from mipo_mlx.compare import row, units
 from mipo_mlx.config import RunConfig
 from mipo_mlx.evaluate import Columns, Item
-from mipo_mlx.report import change, told
+from mipo_mlx.report import change, outcome
 
 
 class Figure(NamedTuple):
@@ -90,7 +90,7 @@ def sentences(
             count = found["n"] if found["resampled"] == "answers" else found["users"]
             same.setdefault(f"{count} {found['resampled']}", []).append(figure.title)
         else:
-            lines.append(f"{where}: {figure.title} {told(found)}.")
+            lines.append(f"{where}: {figure.title} {outcome(found)}.")
     for count, titles in same.items():
         lines.append(f"{where}: no difference seen in {_listed(titles)}, at n = {count}.")
     return lines

@@ -247,6 +247,11 @@ class EvalConfig:
     resamples: int = option(
         10_000, "Bootstrap resamples of each interval.", low=100, high=1_000_000
     )
+    cad: str = option(
+        "1",
+        "Weights a of context-aware decoding, comma-separated: a control that needs no training; "
+        "empty is off.",
+    )
     tasks: str = option(
         "",
         "Problems to measure base and adapter on besides, as NAME=FILE,NAME=FILE: GSM8K, SVAMP, "

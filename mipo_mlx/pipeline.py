@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from mipo_mlx.inputs import read_inputs
 from mipo_mlx.lm.memory import measured
 from mipo_mlx.pairing import describe, final_contrasts, prepare
 from mipo_mlx.reference import Progress
-from mipo_mlx.store import AnswerFile, RunStore
+from mipo_mlx.store import AnswerFile, RunStore, file_hash
 
 Summary = dict[str, Any]
+log = logging.getLogger("mipo_mlx")
+CONTROLS = "controls.json"  # what 'mipo controls' writes
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -102,6 +105,31 @@ def _pair_tokens(run: Path) -> Iterator[tuple[int, int]]:
         yield int(row.get("chosen_length", 0)), int(row.get("rejected_length", 0))
 
 
+def _trained_controls(run: Path) -> Summary:
+    """What ``mipo controls`` found, as a section; nothing where it is older than the evaluation."""
+    path = run / CONTROLS
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["eval"] != file_hash(run / "eval.json"):
+            log.warning("%s is older than the evaluation: run 'mipo controls %s' again", path, run)
+            return {}
+        section = {"lines": found["lines"], "tables": [found["table"]], "metrics": []}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MipoError(
+            f"{path}: not what 'mipo controls' wrote.", f"run 'mipo controls {run}' again"
+        ) from error
+    return {
+        "trained_controls": {
+            "title": "Trained controls",
+            "about": "The same users, prompts and settings, but for one thing each. Intervals are "
+            "of paired differences to this run, users resampled whole, tests Holm-corrected.",
+            **section,
+        }
+    }
+
+
 def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Summarise ``eval.json`` as ``report.json``, ``report.md`` and ``report.html``."""
     path = run / "eval.json"
@@ -115,6 +143,7 @@ def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summ
         results = json.loads(path.read_text(encoding="utf-8"))
         steps = {name: step["stats"] for name, step in done.items()}
         summary = reporting.summarise(results, steps)
+        summary["sections"].update(_trained_controls(run))
         text = reporting.markdown(summary)
         summary["plots"] = evidence.plots(results, training, pairs)
         summary["provenance"] = evidence.provenance(done, config)

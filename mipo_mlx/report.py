@@ -16,6 +16,14 @@ def change(row: Mapping[str, Any]) -> str:
     return "rose" if low > 0 else "fell"
 
 
+def told(value: float, unit: str, *, sign: bool = False) -> str:
+    """A value as people read it: shares in percent or percentage points, the rest in their unit."""
+    plus = "+" if sign else ""
+    if unit.startswith("share"):
+        return f"{100 * value:{plus}.1f}{' points' if sign else '%'}"
+    return f"{value:{plus}.3g}"
+
+
 def _unseen(row: Mapping[str, Any], count: int) -> str:
     """How many were asked in vain, and how many would be enough."""
     unit = row["resampled"]
@@ -26,16 +34,15 @@ def _unseen(row: Mapping[str, Any], count: int) -> str:
     return f"no difference seen at n = {count} {unit}; n = {enough} would show one of this size"
 
 
-def told(row: Mapping[str, Any]) -> str:
-    """What became of one figure: rose or fell, from where to where, or no difference seen."""
+def outcome(row: Mapping[str, Any]) -> str:
+    """From where to where a figure that changed rose or fell."""
     count = row["n"] if row["resampled"] in ("answers", "problems") else row["users"]
-    found = change(row)
-    if found == "none seen":
-        return _unseen(row, count)
-    low, high = row["ci95"]
+    unit = row["unit"]
+    base, adapter = (told(row[side], unit) for side in ("base", "adapter"))
+    low, high = (told(value, unit, sign=True) for value in row["ci95"])
     return (
-        f"{found}, {row['base']:.3g} -> {row['adapter']:.3g} {row['unit']} (95% interval of the "
-        f"difference {low:+.3g} to {high:+.3g}, n = {count} {row['resampled']})"
+        f"{change(row)}, {base} -> {adapter} {unit.removeprefix('share ')} (95% interval of the "
+        f"difference {low.removesuffix(' points')} to {high}, n = {count} {row['resampled']})"
     )
 
 
@@ -100,6 +107,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    rows = [head, *body]
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return [lines[0], "|---" * len(head) + "|", *lines[1:]]
+
+
 def _sections(sections: Mapping[str, Any]) -> list[str]:
     """Sections of studies, but for their metrics, which stand in the table of all."""
     lines = []
@@ -108,9 +122,7 @@ def _sections(sections: Mapping[str, Any]) -> list[str]:
         lines += ["", *(f"- {line}" for line in section["lines"])] if section["lines"] else []
         for table in section["tables"]:
             lines += ["", f"{table['caption']}", ""]
-            lines += [f"| {' | '.join(map(_cell, table['head']))} |"]
-            lines += ["|---" * len(table["head"]) + "|"]
-            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table["body"]]
+            lines += markdown_table(table["head"], table["body"])
     return lines
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from mipo_mlx.config import RunConfig
-from mipo_mlx.evaluate import Item
+from mipo_mlx.evaluate import Columns, Group, Item
 from mipo_mlx.generate import AnswerJournal
 from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.adapter import adapter_disabled
@@ -32,7 +32,9 @@ class Subject:
         config: of the run.
         inputs: what was trained on and what is held out; held-out contexts are cut as they were
             asked.
-        items: what was asked of both, in order.
+        groups: conditions that are each other's wrong ones.
+        items: what was asked of both, in the order of the groups.
+        columns: of ``base`` and ``adapter``, a value an item for each metric of the main table.
         answers: of ``base`` and ``adapter``, by the key of an item.
         on_progress: told of stages.
         journal: a stage's name -> where its sampled answers are kept, so that an interrupted eval
@@ -42,10 +44,15 @@ class Subject:
     lm: LanguageModel
     config: RunConfig
     inputs: Inputs
-    items: list[Item]
+    groups: Sequence[Group]
+    columns: Mapping[str, Columns]
     answers: Mapping[str, Mapping[str, Response]]
     on_progress: Progress
     journal: Callable[[str], AnswerJournal]
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for group in self.groups for item in group.items]
 
     @contextmanager
     def side(self, name: str) -> Iterator[LanguageModel]:

@@ -36,7 +36,7 @@ from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
 from mipo_mlx.reference import Progress
-from mipo_mlx.report import change, told
+from mipo_mlx.report import change, outcome, told
 from mipo_mlx.study import SIDES, Section, Subject, Table
 from mipo_mlx.types import Prompt, Response
 
@@ -217,12 +217,12 @@ def sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
     for figure, row in figures.items():
         words = figure.replace("_", " ")
         if change(row) != "none seen":
-            found.append(f"{words} {told({'resampled': 'problems', **row})}")
+            found.append(f"{words} {outcome({'resampled': 'problems', **row})}")
         elif figure == "accuracy":
-            low, high = row["ci95"]
+            low, high = (told(value, row["unit"], sign=True) for value in row["ci95"])
             found.append(
                 f"no difference seen in {words} at n = {row['n']} problems (95% interval "
-                f"{low:+.3g} to {high:+.3g})"
+                f"{low.removesuffix(' points')} to {high})"
             )
     return f"{name}: {'; '.join(found)}."
 

@@ -45,9 +45,12 @@ MAY: dict[str, set[str]] = {
     "tasks": {
         *("core", "data", "lm", "evaluate", "generate", "inputs", "reference", "report", "study"),
     },
+    "controls": {
+        *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("diversity", "retention", "study", "tasks"),
+        *("controls", "diversity", "retention", "study", "tasks"),
     },
     "diversity": {
         *("core", "data", "evaluate", "figures", "generate", "inputs", "lm", "parts", "study"),
@@ -78,6 +81,8 @@ MAY: dict[str, set[str]] = {
         *("core", "data", "lm", "inputs", "store", "reference", "pairing", "fit", "exam"),
         *("evidence", "page", *STEPS),
     },
+    "beside": {"compare", "controls", "core", "evaluate", "store"},
+    "siblings": {"beside", "pipeline", "reference", "store"},
     "arena": {"core", "data", "store"},
 }
 

@@ -62,7 +62,7 @@ def test_run_writes_every_file_with_the_promised_schema(
     assert results["schema"] == 2
     studied = {name for part in results["sections"].values() for name in part["metrics"]}
     assert set(results["metrics"]) - studied == METRICS
-    assert list(results["sections"]) == ["retention", "diversity"]
+    assert list(results["sections"]) == ["controls", "retention", "diversity"]
     for name, row in results["metrics"].items():
         wanted = {*("base", "adapter", "delta", "ci95", "p", "n", "users", "resampled"), "unit"}
         wanted |= {"effective_n", "needed"}

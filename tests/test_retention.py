@@ -20,7 +20,7 @@ from mipo_mlx import bank, distraction, figures, parts, pipeline, retention
 from mipo_mlx.config import resolve
 from mipo_mlx.data.ngrams import words
 from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.evaluate import Item
+from mipo_mlx.evaluate import Group, Item
 from mipo_mlx.figures import Figure
 from mipo_mlx.generate import Ask, encode, sample
 from mipo_mlx.lm import adapter
@@ -33,7 +33,7 @@ from samples import head
 
 GIVEN = {
     **{"max_steps": 2, "learning_rate": 3e-3, "resamples": 100, "eval_contexts": 8},
-    **{"candidates": 4, "prompts_per_context": 1, "eval_prompts_per_context": 2},
+    **{"candidates": 4, "prompts_per_context": 1, "eval_prompts_per_context": 2, "cad": ""},
 }
 
 
@@ -74,7 +74,8 @@ def subject() -> Subject:
     lm.model.update(tree_map_with_path(noisy, lm.model.trainable_parameters()))
     config = resolve(flags={"resamples": 100})
     items = [Item(user, prompt) for user in users(4) for prompt in requests(2)]
-    made = Subject(lm, config, SimpleNamespace(held_contexts=users(4)), items, {}, quiet, Forget)  # type: ignore[arg-type]
+    inputs: Any = SimpleNamespace(held_contexts=users(4))
+    made = Subject(lm, config, inputs, [Group(items)], {}, {}, quiet, Forget)
     asks = [Ask(item.context, item.prompt) for item in items]
     told = parts.ask_both(made, "", "", asks)
     answers = {

@@ -119,12 +119,14 @@ def test_a_task_is_told_in_a_sentence_and_in_a_table() -> None:
     }
     figures = {"accuracy": same, "parse_failures": same, "choice_entropy_correct": fell}
     assert tasks.sentence("arc", figures) == (
-        "arc: no difference seen in accuracy at n = 200 problems (95% interval -0.01 to +0.05); "
-        "choice entropy correct fell, 1.5 -> 1 nats (95% interval of the difference -0.9 to -0.1, "
-        "n = 150 problems)."
+        "arc: no difference seen in accuracy at n = 200 problems (95% interval -1.0 to +5.0 "
+        "points); choice entropy correct fell, 1.5 -> 1 nats (95% interval of the difference -0.9 "
+        "to -0.1, n = 150 problems)."
     )
     rose = {**same, "ci95": [0.01, 0.03], "p": 0.02}
-    assert tasks.sentence("arc", {"accuracy": rose}).startswith("arc: accuracy rose, 0.5 -> 0.52 ")
+    assert tasks.sentence("arc", {"accuracy": rose}).startswith(
+        "arc: accuracy rose, 50.0% -> 52.0% of answers ("
+    )
     assert "no difference" in tasks.sentence("arc", {"accuracy": {**rose, "p": 0.06}})
     rows = {f"tasks/arc/{name}": row for name, row in figures.items()} | {"tasks/g/accuracy": rose}
     table = tasks.table(["g", "arc"], rows)

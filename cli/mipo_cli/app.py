@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from mipo_cli.commands import arena, contexts, doctor, evaluate, generate, report, run, train
+from mipo_cli.commands import (
+    arena,
+    compare,
+    contexts,
+    controls,
+    doctor,
+    evaluate,
+    generate,
+    report,
+    run,
+    train,
+)
 from mipo_mlx import __version__
 from mipo_mlx.errors import MipoError
 
@@ -23,12 +35,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.command,
     "generate": generate.command,
     "train": train.command,
     "eval": evaluate.command,
     "report": report.command,
+    "compare": compare.command,
+    "controls": controls.command,
     "arena": arena.command,
     "contexts": contexts.command,
     "doctor": doctor.command,

@@ -27,7 +27,8 @@ def _rows(section: str) -> Iterator[str]:
 def _usage(name: str) -> str:
     run = inspect.signature(COMMANDS[name]).parameters.get("run")
     if run is None:
-        return f"mipo {name} FILE..."
+        many = "runs" in inspect.signature(COMMANDS[name]).parameters
+        return f"mipo {name} {'RUN RUN...' if many else 'FILE...'}"
     return f"mipo {name} RUN" if run.default is inspect.Parameter.empty else f"mipo {name} [RUN]"
 
 
@@ -57,6 +58,7 @@ def markdown() -> str:
         "`mipo contexts` takes `--model`, `--offline` and `--note-tokens`; `mipo generate` also "
         "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
         "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting); "
+        "`mipo compare` and `mipo controls` too, and the latter `--only sft,k4` for some of them; "
         "`mipo arena` takes `--terminal` and `--export jsonl` or `csv`.",
         "",
     ]

@@ -185,6 +185,28 @@ def show_report(summary: Mapping[str, Any]) -> None:
     console.print(summary["run"], markup=False, soft_wrap=True)
 
 
+def show_beside(found: Mapping[str, Any], markdown: bool) -> None:
+    """The table of contestants and the differences in words, or both as Markdown."""
+    from mipo_mlx.report import markdown_table
+
+    head, body = found["table"]["head"], found["table"]["body"]
+    if markdown:
+        lines = [*markdown_table(head, body), "", *(f"- {line}" for line in found["lines"])]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for index, name in enumerate(head):
+        column: dict[str, Any] = {"justify": "right"} if index else {"min_width": 18}
+        table.add_column(escape(name), overflow="fold", **column)
+    for cells in body:
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    console.print()
+    for line in found["lines"]:
+        console.print(line, markup=False)
+
+
 def show_contexts(summary: Mapping[str, Any]) -> None:
     """Users with their tokens, and the sums; no text."""
     console = Console(highlight=False)

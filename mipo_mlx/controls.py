@@ -1,0 +1,170 @@
+"""A study: what is had without training, beside the adapter.
+
+*Prompting* is the base with the user's context. *Context-aware decoding* (Shi et al. 2023, arXiv
+2305.14739) samples from ``p(y|x,c)^(1+a) / p(y|x)^a`` of the base: the form of MIPO's optimum with
+missing-context negatives, at twice the cost of an answer and none of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mipo_mlx.compare import row, units
+from mipo_mlx.config import RunConfig
+from mipo_mlx.errors import ConfigError
+from mipo_mlx.evaluate import UNITS, Columns, columns_of, known_values
+from mipo_mlx.generate import Ask, sample
+from mipo_mlx.inputs import Inputs
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.report import change, told
+from mipo_mlx.study import Section, Subject, Table
+
+# what the tables of controls show: metric -> heading
+SHOWN = {
+    "personalization/own_context_rate": "own context",
+    "personalization/wrong_fact_rate": "wrong fact",
+    "information/context_accuracy": "context accuracy",
+    "information/pmi": "PMI",
+    "control/swapped_context_gap": "swapped gap",
+    "length/response_tokens": "tokens",
+    "diversity/self_bleu4": "self-BLEU-4",
+}
+MOST = 100.0  # a
+
+
+def cad_weights(text: str) -> list[float]:
+    """The values of ``--cad``, as they were given.
+
+    Raises:
+        ConfigError: one is not a number above 0, or stands there twice.
+    """
+    found: list[float] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            a = float(part)
+        except ValueError:
+            a = 0.0
+        if not 0 < a <= MOST or a in found:
+            raise ConfigError(
+                f"--cad: {part!r} is not another number above 0, at most {MOST:g}.", "--cad 0.5,1,2"
+            )
+        found.append(a)
+    return found
+
+
+def cells(columns: Mapping[str, Any]) -> list[str]:
+    """Means of the shown metrics, as far as there are any."""
+    return [
+        told(float(np.mean(columns[name])), UNITS[name]) if name in columns else ""
+        for name in SHOWN
+    ]
+
+
+def heads(columns: Mapping[str, Any]) -> list[str]:
+    """Headings of the shown metrics that there are; shares have their % in the cells."""
+    return [
+        f"{title} (nats)" if UNITS[name] == "nats" else title
+        for name, title in SHOWN.items()
+        if name in columns
+    ]
+
+
+def finding(name: str, figure: Mapping[str, Any], who: str, other: str) -> str:
+    """A sentence on one difference between two, ``other`` less ``who`` in the row."""
+    unit = figure["unit"]
+    low, high = (told(value, unit, sign=True) for value in figure["ci95"])
+    low = low.removesuffix(" points")
+    size = f"{told(figure['base'], unit)} and {told(figure['adapter'], unit)}"
+    where = f"95% interval of the difference {low} to {high}"
+    found = change(figure)
+    if found == "none seen":
+        return f"{SHOWN[name]}: no difference seen between {who} and {other} ({size}; {where})."
+    word = "above" if found == "rose" else "below"
+    return f"{SHOWN[name]}: {other} is {word} {who} ({size}; {where})."
+
+
+class ControlStudy:
+    """``--cad`` as a study."""
+
+    name = "controls"
+    digest = "1"  # changes whenever the same options give other numbers
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.weights = weights
+
+    def check(self, lm: LanguageModel) -> None:
+        """Nothing more is needed of the model."""
+
+    def _decoded(self, subject: Subject, a: float) -> Columns:
+        """Columns of the base's answers by context-aware decoding."""
+        config, who = subject.config, f"base by CAD a={a:g}"
+        stage = f"{who}: sample answers"
+        with subject.side("base") as lm:
+            answers = sample(
+                lm,
+                [Ask(item.context, item.prompt) for item in subject.items],
+                config.generate,
+                config.data.seed + 1,
+                subject.on_progress,
+                stage,
+                subject.journal(stage),
+                contrast=a,
+            )
+            known = known_values(subject.inputs.train_contexts + subject.inputs.held_contexts)
+            return columns_of(
+                lm, subject.groups, answers, known, config.generate, subject.on_progress, who
+            )
+
+    def measure(self, subject: Subject) -> Section:
+        """A table of contestants, and how the adapter compares with each control."""
+        adapter = subject.columns["adapter"]
+        contestants = {"base, prompted with the context": subject.columns["base"]}
+        for a in self.weights:
+            contestants[f"base, context-aware decoding, a = {a:g}"] = self._decoded(subject, a)
+        resampled, clusters = units(subject.items)
+        lines, details = [], {}
+        for who, columns in list(contestants.items())[1:]:
+            figures = {
+                name: row(
+                    columns[name],
+                    adapter[name],
+                    clusters[: len(columns[name])],
+                    unit=UNITS[name],
+                    resampled=resampled,
+                    resamples=subject.config.eval.resamples,
+                    seed=subject.config.data.seed,
+                )
+                for name in SHOWN
+                if name in columns
+            }
+            first = next(iter(figures))
+            lines.append(finding(first, figures[first], who, "the adapter"))
+            details[who] = {
+                "differences": figures,
+                "items": {n: [float(f"{v:.6g}") for v in columns[n]] for n in figures},
+            }
+        contestants["adapter"] = adapter
+        body = [[who, *filter(None, cells(columns))] for who, columns in contestants.items()]
+        return Section(
+            title="Controls",
+            about="The same users and prompts, answered by the base as it is and by the base with "
+            "context-aware decoding, which needs no training but two forward passes a token. "
+            "Their answers are scored by the base, the adapter's by the adapter.",
+            lines=lines,
+            tables=[Table("Means over held-out answers", ["answers of", *heads(adapter)], body)],
+            details=details,
+        )
+
+
+def prepare(run: Path, config: RunConfig, inputs: Inputs) -> ControlStudy | None:
+    """The study, where there are contexts to contrast with and ``--cad`` is not empty.
+
+    Raises:
+        ConfigError: ``--cad`` is malformed.
+    """
+    weights = cad_weights(config.eval.cad)
+    return ControlStudy(weights) if weights and config.data.objective == "context" else None
