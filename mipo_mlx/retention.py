@@ -171,14 +171,20 @@ def unchanged(part: Part) -> tuple[int, tuple[float, float]]:
 def _distance_lines(part: Part, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How many answers are the same, and how far the adapter is from the base."""
     same, (low, high) = unchanged(part)
-    kl, token = (metrics[f"retention/{part.name}/{name}"] for name in ("kl", "kl_per_token"))
+    kl, plain, token = (metrics[f"retention/{part.name}/{name}"] for name in DISTANCE)
     count = f"{len(part.asks)} answers {part.words}"
     return [
         f"Of {count}, {same} are word for word the base's "
         f"({100 * low:.0f} to {100 * high:.0f}% by a 95% interval).",
-        f"KL to the base of answers {part.words}: {kl['adapter']:.3g} nats (95% interval "
-        f"{kl['ci95'][0]:.3g} to {kl['ci95'][1]:.3g}), {token['adapter']:.3g} a token.",
+        f"KL to the base of answers {part.words}: {_spanned(kl)} nats by k3, {_spanned(plain)} "
+        f"by the plain estimate (95% intervals); {token['adapter']:.3g} a token.",
     ]
+
+
+def _spanned(row: Mapping[str, Any]) -> str:
+    """The adapter's value with its interval, where the base's is 0."""
+    low, high = row["ci95"]
+    return f"{row['adapter']:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _table(parts: Sequence[Part], metrics: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -236,7 +242,7 @@ class RetentionStudy:
     def measure(self, subject: Subject) -> Section:
         """Metrics ``retention/PART/FIGURE``."""
         count = min(self.config.eval.retention_answers, len(subject.items))
-        items = spread(subject.items, 2 * count)  # these cost no sampling
+        items = spread(subject.items, 4 * count)  # these cost no sampling
         own = own_answers(subject, [Ask(item.context, item.prompt) for item in items])
         parts = [alone_part(subject, count), own] if own.name == "context" else [own]
         metrics: dict[str, Any] = {}

@@ -99,5 +99,5 @@ def test_similarity_is_the_cosine_of_counts() -> None:
     expected[0, 1] = expected[1, 0] = 1 / math.sqrt(2)
     expected[3, 5] = expected[5, 3] = 1
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    # counts, not sets: aaaa is aaa twice, aaab is aaa and aab
-    assert similarity(["aaaa", "aaab"])[0, 1] == pytest.approx(2 / (2 * math.sqrt(2)))
+    # counts, not sets: aaa three times and aab, aaa and aab
+    assert similarity(["aaaaab", "aaab"])[0, 1] == pytest.approx(4 / math.sqrt(10 * 2))
