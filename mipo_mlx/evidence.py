@@ -203,6 +203,10 @@ def limits(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
     """What these numbers cannot show, a sentence or two each."""
     metrics, held_out = summary["metrics"], summary["held_out"]
     told = [HELD_OUT.get(held_out, f"Held out from training: {held_out}.")]
+    told += [
+        f"{seen} of {count} {kind} asked were trained on, by their texts."
+        for kind, (seen, count) in summary["overlap"].items()
+    ]
     if summary["provenance"]["stale"]:
         told.append("The adapter was trained again after this evaluation: run eval once more.")
     if config.data.model == "embedded":

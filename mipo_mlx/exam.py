@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mipo_mlx import tasks as tasking
 from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, text_settings
 from mipo_mlx.data.read import read_pairs
+from mipo_mlx.data.split import overlap
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.generate import cut_contexts
 from mipo_mlx.inputs import Inputs, read_inputs
@@ -23,6 +24,7 @@ from mipo_mlx.lm.memory import measured
 from mipo_mlx.reference import Progress
 from mipo_mlx.store import AnswerFile, RunStore, file_hash
 from mipo_mlx.study import SIDES, Section, Study, Subject
+from mipo_mlx.types import Context
 
 Summary = dict[str, Any]
 
@@ -55,20 +57,43 @@ def _check_adapter(lm: LanguageModel, folder: Path) -> None:
         )
 
 
-def _check_held_out(run: Path, inputs: Inputs) -> None:
-    """What is called held out must not stand in the run's pairs."""
-    path = run / "pairs.jsonl"
+def _overlap(
+    run: Path, config: RunConfig, inputs: Inputs, cut: Sequence[Context] = ()
+) -> dict[str, list[int]]:
+    """How many of the users and prompts to be asked were trained on, and how many there are.
+
+    ``cut`` are the held-out contexts as the model reads them. Empty where the pairs are not there.
+
+    Raises:
+        ConfigError: what is called held out was trained on, and that was not asked for.
+    """
+    path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     if not path.is_file():
-        return
+        return {}
     trained = {message["content"] for pair in read_pairs(path) for message in pair.messages}
-    for kind, held in (("users", inputs.held_contexts), ("prompts", inputs.held_prompts)):
-        seen = [item for item in held if item.text in trained]
-        if kind in inputs.held_out and seen:
+    found = {}
+    for kind, held in (
+        ("users", cut or inputs.held_contexts),
+        ("prompts", inputs.held_prompts),
+    ):
+        if not held:
+            continue
+        seen = overlap([item.text for item in held], trained)
+        found[kind] = [len(seen), len(held)]
+        if kind in inputs.held_out and seen and not config.eval.allow_overlap:
             raise ConfigError(
-                f"{len(seen)} of {len(held)} held-out {kind} were trained on, {seen[0].id!r} "
-                "among them.",
-                f"give eval the data options that {path} was made with",
+                f"{len(seen)} of {len(held)} held-out {kind} were trained on, "
+                f"{held[seen[0]].id!r} among them.",
+                f"give eval the data options that {path} was made with, leave copies out of the "
+                "data, or --allow-overlap to evaluate on them",
             )
+    return found
+
+
+def _held_out(found: Mapping[str, Sequence[int]], told: str) -> str:
+    """What is new to the adapter: as the pairs say, or where there are none as the split does."""
+    parts = [kind for kind, (seen, _) in found.items() if not seen]
+    return (" and ".join(parts) or "nothing") if found else told
 
 
 def _key(
@@ -145,6 +170,7 @@ def _measure(
         "schema": 2,
         "metrics": metrics,
         "held_out": inputs.held_out,
+        "overlap": {},
         "sections": {
             study.name: section.result() for study, section in zip(studies, sections, strict=True)
         },
@@ -172,7 +198,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     inputs = read_inputs(config.data)
     studies = prepare_studies(run, config, inputs)
     _groups(inputs, config)  # faults are told before a model is loaded
-    _check_held_out(run, inputs)
+    _overlap(run, config, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
     for study in studies:
@@ -181,6 +207,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
     key = _key(lm, weights, inputs, config, studies)
     inputs = replace(inputs, held_contexts=cut[0], eval_foils=cut[1])
+    seen = _overlap(run, config, inputs, cut[0])
     store = RunStore(run)
     if store.is_fresh("eval", key) and (run / "answers.jsonl").is_file():
         results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
@@ -191,6 +218,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
         results, rows, sections = _measure(
             lm, _groups(inputs, config), inputs, config, studies, keeper, on_progress
         )
+    results |= {"overlap": seen, "held_out": _held_out(seen, inputs.held_out)}
     files = {name: kept for section in sections for name, kept in section.files.items()}
     store.write_json("eval.json", results)
     for name, kept in {"answers.jsonl": rows, **files}.items():

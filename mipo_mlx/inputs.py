@@ -12,7 +12,7 @@ from mipo_mlx.config import DataConfig
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.notes import split_notes
 from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.data.split import split
+from mipo_mlx.data.split import alike, split
 from mipo_mlx.errors import DataError
 from mipo_mlx.lm.load import load_tokenizer
 from mipo_mlx.types import Context, Prompt
@@ -74,8 +74,16 @@ def _contexts(config: DataConfig) -> tuple[list[Context], list[Context], bool]:
     owners = {user.owner: user.owner for user in users}
     if len(owners) < FEWEST_USERS_TO_SPLIT or not config.held_out_users:
         return users, users, False
+    group = alike((user.owner, user.text) for user in users)
+    owners = {name: name for name in owners if group[name] == name}
+    if len(owners) < 2:
+        return users, users, False
     held = set(split(owners, config.held_out_users, config.seed)[1])
-    return [u for u in users if u.owner not in held], [u for u in users if u.owner in held], True
+    return (
+        [user for user in users if group[user.owner] not in held],
+        [user for user in users if group[user.owner] in held],
+        True,
+    )
 
 
 def in_parts(users: list[Context], note_tokens: int, tokenizer: Any) -> list[Context]:
@@ -137,10 +145,15 @@ def _prompts(config: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
         )
     owned = [prompt for prompt in prompts if prompt.context_id]  # they go with their users
     free = {prompt.id: prompt for prompt in prompts if not prompt.context_id}
-    if len(free) < 2 or not config.held_out_prompts:
+    group = alike((prompt.id, prompt.text) for prompt in free.values())
+    single = {name: name for name in free if group[name] == name}
+    if len(single) < 2 or not config.held_out_prompts:
         return prompts, prompts
-    train, held = split(free, config.held_out_prompts, config.seed)
-    return train + owned, held + owned
+    held = set(split(single, config.held_out_prompts, config.seed)[1])
+    return (
+        [prompt for prompt in free.values() if group[prompt.id] not in held] + owned,
+        [prompt for prompt in free.values() if group[prompt.id] in held] + owned,
+    )
 
 
 def read_inputs(config: DataConfig) -> Inputs:

@@ -247,6 +247,9 @@ class EvalConfig:
     resamples: int = option(
         10_000, "Bootstrap resamples of each interval.", low=100, high=1_000_000
     )
+    allow_overlap: bool = option(
+        False, "Evaluate on users and prompts that were trained on; the report says how many."
+    )
     cad: str = option(
         "1",
         "Weights a of context-aware decoding, comma-separated: a control that needs no training; "

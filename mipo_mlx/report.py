@@ -93,6 +93,7 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
         "changed": results["changed"],
         "answers": results["answers"],
         "held_out": results["held_out"],
+        "overlap": results.get("overlap", {}),
         "steps": dict(steps),
     }
 

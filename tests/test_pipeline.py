@@ -233,6 +233,50 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
     pipeline.train(run, config(small))
     with pytest.raises(ConfigError, match="held-out users were trained on"):
         pipeline.evaluate(run, config(small, held_out_users=0.6))
+    whole = pipeline.evaluate(run, config(small))
+    assert whole["held_out"] == "users and prompts"
+    assert {kind: seen for kind, (seen, _) in whole["overlap"].items()} == {
+        "users": 0, "prompts": 0
+    }  # fmt: skip
+    trained = {
+        row["context_id"] for row in map(json.loads, (run / "pairs.jsonl").read_text().splitlines())
+    }
+    options = config(small, held_out_users=0.6, allow_overlap=True)
+    results = pipeline.evaluate(run, options)
+    held = {user.id for user in read_inputs(options.data).held_contexts}
+    assert results["overlap"]["users"] == [len(held & trained), len(held)]
+    assert results["held_out"] == "prompts"
+    told = pipeline.report(run, options)["limits"]
+    assert f"{len(held & trained)} of {len(held)} users asked were trained on, by their texts." in (
+        told
+    )
+
+
+def test_a_copy_of_a_trained_user_under_another_name_is_found(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    pipeline.generate(run, config(small))
+    pipeline.train(run, config(small))
+    pair = next(iter(read_pairs(run / "pairs.jsonl")))
+    known, asked = (message["content"] for message in pair.messages)
+    rows = [{"id": "new", "text": f" {known.upper()}"}, {"id": "other", "text": "I fish."}]
+    (tmp_path / "foreign.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "asked.jsonl").write_text(
+        json.dumps({"id": "p", "text": "Who am I?"}) + "\n" + json.dumps({"id": "q", "text": asked})
+    )
+    foreign = {"contexts": str(tmp_path / "foreign.jsonl"), "held_out_users": 0.0}
+    foreign |= {"prompts": str(tmp_path / "asked.jsonl"), "held_out_prompts": 0.0}
+    results = pipeline.evaluate(run, config(small, **foreign))
+    assert results["overlap"] == {"users": [1, 2], "prompts": [1, 2]}
+    assert results["held_out"] == "nothing"
+    (tmp_path / "foreign.jsonl").write_text(
+        json.dumps(rows[1]) + "\n" + json.dumps({**rows[1], "id": "third", "text": "I ski."})
+    )
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "p", "text": "Who am I?"}))
+    results = pipeline.evaluate(run, config(small, **foreign))
+    assert results["overlap"] == {"users": [0, 2], "prompts": [0, 1]}
+    assert results["held_out"] == "users and prompts"  # another data set is new as a whole
 
 
 def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> None:
