@@ -523,6 +523,11 @@ def test_a_run_ends_with_a_page_of_its_own_numbers(run: Path) -> None:
                 values = [value for value in values[figure] if value is not None]
             assert np.mean(values) == pytest.approx(metric[side], rel=1e-5)
             assert len(values) == metric["n"]
+    tree = read((run / "report.html").read_text(encoding="utf-8"))
+    figures = {figure.attributes["id"]: figure for figure in tree.all("figure")}
+    assert "answer length" in figures["figure-forest"].text  # what the table beside it holds,
+    assert "Vendi score" not in figures["figure-forest"].text  # sections have their own tables
+    assert "Vendi score, to one request" in tree.text
     first, second = made["plots"]["training"]["loss"]
     assert first == pytest.approx(math.log(2), abs=1e-5)
     pairs = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
