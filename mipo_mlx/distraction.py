@@ -126,12 +126,10 @@ def unrelated(subject: Subject, count: int) -> list[Ask]:
     users = list({i.context.id: i.context for i in subject.items if i.context}.values())
     requests = [replace(p, id=f"neutral/{p.id}") for p in read_prompts(bank.NEUTRAL)]
     random.Random(f"{subject.config.data.seed}:neutral").shuffle(requests)
-    asks = [
+    return [
         Ask(users[turn % len(users)], requests[turn % len(requests)])
         for turn in range(min(count, max(len(users), len(requests))))
     ]
-    fits = fitting(subject.lm, asks, subject.config.generate)
-    return [ask for ask, fit in zip(asks, fits, strict=True) if fit]
 
 
 def shifts(subject: Subject, plain: Part, asks: Sequence[Ask]) -> dict[str, Columns]:
@@ -257,13 +255,20 @@ def _instead(subject: Subject, alone: Part, known: frozenset[str], count: int) -
 
 def _unasked(subject: Subject, known: frozenset[str], count: int) -> Found:
     """Requests that have nothing to do with the user."""
-    asks = unrelated(subject, count)
+    wanted = unrelated(subject, count)
+    fits = fitting(subject.lm, wanted, subject.config.generate)
+    asks = [ask for ask, fit in zip(wanted, fits, strict=True) if fit]
     if not asks:
-        return Found({}, [])
+        return Found({}, ["No unrelated request fits the model's window beside a context."])
     part = ask_both(subject, "unrelated", "to unrelated requests", asks)
     columns = {side: _unrelated_columns(part, side, known) for side in SIDES}
     metrics = rows("retention/unrelated", part.words, columns, part.items, FIGURES, subject.config)
     lines = sentences(part.words, metrics, FIGURES)
+    if len(asks) < len(wanted):
+        lines.append(
+            f"{len(wanted) - len(asks)} of {len(wanted)} unrelated requests did not fit the "
+            "model's window beside a context and were left out."
+        )
     return Found(metrics, lines, [], {"unrelated": columns}, [part])
 
 

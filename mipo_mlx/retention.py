@@ -42,7 +42,7 @@ DISTANCE = {
     "kl_per_token": Figure("KL a token", "k3, a mean over the tokens of an answer", "nats", 0),
 }
 TEXT = {
-    "surprise": Figure(
+    "log_perplexity": Figure(
         "log-perplexity",
         "nats a token of an answer under the base, whoever wrote it; higher is less natural",
         "nats a token",
@@ -112,7 +112,7 @@ def distance_columns(logps: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Col
     }
     base = {name: np.zeros(len(pairs)) for name in adapter}
     for columns, name in ((base, "base"), (adapter, "crossed")):
-        columns["surprise"] = np.array([-float(np.mean(logp)) for logp in logps[name]], float)
+        columns["log_perplexity"] = np.array([-float(np.mean(logp)) for logp in logps[name]], float)
     return {"base": base, "adapter": adapter}
 
 
@@ -190,13 +190,13 @@ def _spanned(row: Mapping[str, Any]) -> str:
 def _table(parts: Sequence[Part], metrics: Mapping[str, Mapping[str, Any]]) -> Table:
     body = []
     for part in parts:
-        figure = {n: metrics[f"retention/{part.name}/{n}"] for n in (*DISTANCE, "surprise")}
+        figure = {n: metrics[f"retention/{part.name}/{n}"] for n in (*DISTANCE, "log_perplexity")}
         body.append(
             [
                 part.words,
                 str(len(part.asks)),
                 str(unchanged(part)[0]),
-                *(f"{math.exp(figure['surprise'][side]):.4g}" for side in SIDES),
+                *(f"{math.exp(figure['log_perplexity'][side]):.4g}" for side in SIDES),
                 *(f"{figure[name]['adapter']:.3g}" for name in DISTANCE),
             ]
         )

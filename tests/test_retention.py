@@ -128,8 +128,8 @@ def test_distance_by_hand() -> None:
     assert tuned["kl_k1"] == pytest.approx([2 * math.log(2), 0])
     assert tuned["kl"] == pytest.approx([2 * (0.5 - 1 + math.log(2)), 0])
     assert tuned["kl_per_token"] == pytest.approx([0.5 - 1 + math.log(2), 0])
-    assert np.exp(tuned["surprise"]) == pytest.approx([math.sqrt(10), 1 / 0.9])
-    assert np.exp(base["surprise"]) == pytest.approx([2, 4])
+    assert np.exp(tuned["log_perplexity"]) == pytest.approx([math.sqrt(10), 1 / 0.9])
+    assert np.exp(base["log_perplexity"]) == pytest.approx([2, 4])
     assert all(base[name].tolist() == [0, 0] for name in ("kl", "kl_k1", "kl_per_token"))
 
 
@@ -196,9 +196,19 @@ def test_what_does_not_fit_the_window_is_left_out(subject: Subject) -> None:
         size + options.max_tokens <= window for size in sizes
     ]
     assert distraction.added(small, asks) == ([], [])  # any paragraph takes more
-    (found, *_) = distraction.measure(small, parts.own_answers(small, asks), frozenset(), 8)[1:]
-    assert found.metrics == {}
-    assert "No context has room" in found.lines[0]
+    wanted = distraction.unrelated(small, 8)
+    room = [
+        len(encode(subject.lm, ask.context, ask.prompt, options)) + options.max_tokens <= window
+        for ask in wanted
+    ]
+    assert 0 < sum(room) < 8
+    beside, unasked = distraction.measure(
+        small, parts.own_answers(small, asks), frozenset({"Oslo"}), 8
+    )[1:]
+    assert beside.metrics == {}
+    assert "No context has room" in beside.lines[0]
+    assert unasked.metrics["retention/unrelated/own_fact_rate"]["n"] == sum(room)
+    assert unasked.lines[-1].startswith(f"{8 - sum(room)} of 8 unrelated requests did not fit")
 
 
 def test_unrelated_requests_go_to_every_user_in_turn(subject: Subject) -> None:
@@ -321,7 +331,7 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
         assert metrics[f"{name}/unmoved"][side] == pytest.approx(np.mean(unmoved))
     own_kept = section["details"]["context"]
     assert len(own_kept["base"]["kl"]) == metrics["retention/context/kl"]["n"] == 16
-    perplexity = math.exp(np.mean(own_kept["adapter"]["surprise"]))
+    perplexity = math.exp(np.mean(own_kept["adapter"]["log_perplexity"]))
     assert section["tables"][0]["body"][1][4] == f"{perplexity:.4g}"
     assert set(section["metrics"]) <= set(metrics)
     assert all(metrics[name]["title"] for name in section["metrics"])
@@ -359,8 +369,8 @@ def test_an_interrupted_eval_goes_on_with_the_same_answers(tmp_path: Path) -> No
         "to unrelated requests",
     ]
     for side in SIDES:
-        for words_ in sampled:
-            done, total = started[f"{side}: {words_}"]
+        for stage in sampled:
+            done, total = started[f"{side}: {stage}"]
             assert done == total > 0
     done, total = started["adapter: to one request"]
     assert done < total
