@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mipo_mlx.core import votes as figures
+from mipo_mlx.data.judging import duel_id
 from mipo_mlx.data.rows import Fault, Row, kind_of, read_records
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.store import Journal, RunStore
@@ -26,6 +27,7 @@ from mipo_mlx.store import Journal, RunStore
 FIRST, SECOND, TIE = CHOICES = ("1", "2", "0")
 OTHER = {"base": "adapter", "adapter": "base"}
 SCORES = {"adapter": 1.0, "tie": 0.5, "base": 0.0}
+FAILED = "failed"  # a judge's answer that could not be read
 FORMATS = ("jsonl", "csv")
 COLUMNS = ("context_id", "prompt_id", "first", "winner", "judge")
 
@@ -58,10 +60,14 @@ class Duel:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said of a duel: ``base``, ``adapter`` or ``tie``."""
+    """What a judge said of a duel: ``base``, ``adapter``, ``tie``, or ``failed``: nothing.
+
+    ``duel`` is the hash of what it was shown, or "" where that was not kept.
+    """
 
     id: str
     winner: str
+    duel: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,17 @@ def _words(row: Row, names: Sequence[str]) -> list[str]:
 def _duel(row: Row, number: int, source: str) -> list[Duel]:
     names = ("context_id", "user", "prompt_id", "context", "prompt", "base", "adapter")
     words = _words(row, names)
-    shown = json.dumps([word for name, word in zip(names, words, strict=True) if name != "user"])
+    shown = duel_id(*(word for name, word in zip(names, words, strict=True) if name != "user"))
     words[1] = words[1] or words[2]
-    return [Duel(hashlib.sha256(shown.encode()).hexdigest()[:16], *words)]
+    return [Duel(shown, *words)]
 
 
 def _verdict(row: Row, number: int, source: str) -> list[Verdict]:
     context_id, prompt_id, winner = _words(row, ("context_id", "prompt_id", "winner"))
-    if winner not in SCORES:
+    if winner not in (*SCORES, FAILED):
         raise Fault("'winner' must be base, adapter or tie.", "see what the judge wrote")
-    return [Verdict(f"{context_id}\x1f{prompt_id}", winner)]
+    shown = _words(row, ("duel",))[0] if "duel" in row else ""
+    return [Verdict(f"{context_id}\x1f{prompt_id}", winner, shown)]
 
 
 def _draw(*key: int | str) -> int:
@@ -106,7 +113,7 @@ class Arena:
     """Duels in an order drawn by the seed, sides drawn by the seed, and the votes so far."""
 
     def __init__(
-        self, duels: Sequence[Duel], journal: Journal, seed: int, judge: Mapping[str, str]
+        self, duels: Sequence[Duel], journal: Journal, seed: int, judge: Mapping[str, Verdict]
     ) -> None:
         self.same = sum(duel.same for duel in duels)
         different = [duel for duel in duels if not duel.same]
@@ -167,8 +174,14 @@ class Arena:
             del self.votes[duel_id]
 
     def verdict(self, duel: Duel) -> str:
-        """What the judge said: ``base``, ``adapter``, ``tie``, or "" where it said nothing."""
-        return self.judge.get(f"{duel.context_id}\x1f{duel.prompt_id}", "")
+        """What the judge said: ``base``, ``adapter``, ``tie``, or "" where it said nothing.
+
+        Verdicts on other answers, of an earlier eval, do not count.
+        """
+        said = self.judge.get(f"{duel.context_id}\x1f{duel.prompt_id}")
+        if said is None or said.winner == FAILED or said.duel not in ("", duel.id):
+            return ""
+        return said.winner
 
     def summary(self) -> dict[str, Any]:
         """Counts, win rates of the adapter with 95% intervals by user, sides, and the judge."""
@@ -255,4 +268,4 @@ def open_arena(run: Path, seed: int) -> Arena:
     judge = run / "judge.jsonl"
     verdicts = read_records(judge, _verdict) if judge.is_file() else []
     journal = Journal(RunStore(run), "votes.jsonl", {"votes": 1})
-    return Arena(duels, journal, seed, {verdict.id: verdict.winner for verdict in verdicts})
+    return Arena(duels, journal, seed, {verdict.id: verdict for verdict in verdicts})

@@ -225,9 +225,10 @@ def limits(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
             "its true value by chance."
         )
     if "personalization/own_context_rate" in metrics:
+        judged = "by a model alone" if "judge/wins" in metrics else "by nobody"
         told.append(
             "Facts are counted as whole words. Whether an answer is apt, true or pleasant was "
-            "judged by nobody."
+            f"judged {judged}."
         )
     if "information/pmi" in metrics:
         most = config.eval.candidates

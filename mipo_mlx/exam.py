@@ -10,6 +10,7 @@ from typing import Any
 
 from mipo_mlx import controls, diversity, retention
 from mipo_mlx import evaluate as evaluation
+from mipo_mlx import judge as judging
 from mipo_mlx import tasks as tasking
 from mipo_mlx.compare import STATISTICS, compare
 from mipo_mlx.config import RunConfig, text_settings
@@ -28,8 +29,11 @@ from mipo_mlx.types import Context
 
 Summary = dict[str, Any]
 
-# in the order in which they are measured and told
-STUDIES = (controls.prepare, retention.prepare, diversity.prepare, tasking.prepare)
+# in the order in which they are measured and told; the judge is last, for the model goes before it
+STUDIES = (
+    *(controls.prepare, retention.prepare, diversity.prepare),
+    *(tasking.prepare, judging.prepare),
+)
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:

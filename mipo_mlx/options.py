@@ -288,6 +288,20 @@ class EvalConfig:
     diversity_prompts: int = option(
         16, "Held-out users and prompts with several answers each.", low=1, high=1_000_000
     )
+    judge: str = option(
+        "",
+        "A model that judges the answers of base and adapter: a folder, a hub id or 'embedded'; "
+        "best of another family than the model. Default: none.",
+    )
+    protocol: str = option(
+        "pairwise",
+        "How --judge is asked: which of two answers suits the user better, in both orders; or as "
+        "in the paper, a score from 1 to 5 for each answer alone.",
+        choices=("pairwise", "paper"),
+    )
+    judge_max_tokens: int = option(
+        512, "Most new tokens an answer of --judge, which is greedy.", low=1, high=100_000
+    )
 
 
 @dataclass(frozen=True)

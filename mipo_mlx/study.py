@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import mlx.core as mx
+
 from mipo_mlx.config import RunConfig
 from mipo_mlx.evaluate import Columns, Group, Item
 from mipo_mlx.generate import AnswerJournal
@@ -62,6 +64,11 @@ class Subject:
         else:
             with adapter_disabled(self.lm):
                 yield self.lm
+
+    def release(self) -> None:
+        """Give the model's memory back; only the last study may, for nothing runs after it."""
+        self.lm.model = None
+        mx.clear_cache()
 
 
 @dataclass(frozen=True)

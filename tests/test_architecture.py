@@ -48,9 +48,13 @@ MAY: dict[str, set[str]] = {
     "controls": {
         *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
     },
+    "verdicts": {"compare", "core", "data", "evaluate", "study"},
+    "judge": {
+        *("data", "evaluate", "generate", "inputs", "lm", "study", "verdicts"),
+    },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "reference", "store"),
-        *("controls", "diversity", "retention", "study", "tasks"),
+        *("controls", "diversity", "judge", "retention", "study", "tasks"),
     },
     "diversity": {
         *("core", "data", "evaluate", "figures", "generate", "inputs", "lm", "parts", "study"),

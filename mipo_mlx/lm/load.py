@@ -146,6 +146,15 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def model_type(folder: Path) -> str:
+    """Architecture of a model folder, such as ``llama``, as its configuration names it.
+
+    Raises:
+        ModelError: it has no configuration that can be read.
+    """
+    return str(_read_config(folder, weights=False)["model_type"])
+
+
 def _window(config: dict[str, Any]) -> int | None:
     inner = config.get("text_config")
     for part in (config, inner if isinstance(inner, dict) else {}):

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mipo_mlx.lm import head
+from mipo_mlx.lm.attention import quick_attention
 from mipo_mlx.lm.forest import (
     Forest,
     Held,
@@ -110,7 +111,8 @@ def _measured(
             window = rows[start : start + WINDOW]
             results: dict[int, tuple[T_co, ...]] = {}
             for wave in waves(window, max_tokens):
-                results.update(_score_wave(lm, window, wave, max_tokens, measure))
+                with quick_attention():
+                    results.update(_score_wave(lm, window, wave, max_tokens, measure))
             for index in range(len(window)):
                 yield results[index]
     finally:
