@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mipo_mlx import controls, memorize
+from mipo_mlx import controls, diversity, memorize, retention
 from mipo_mlx import evaluate as evaluation
 from mipo_mlx import judge as judging
 from mipo_mlx import tasks as tasking
@@ -30,7 +30,10 @@ from mipo_mlx.types import Context
 Summary = dict[str, Any]
 
 # in the order in which they are measured and told; the judge is last, for the model goes before it
-STUDIES = (controls.prepare, tasking.prepare, memorize.prepare, judging.prepare)
+STUDIES = (
+    *(controls.prepare, retention.prepare, diversity.prepare),
+    *(tasking.prepare, memorize.prepare, judging.prepare),
+)
 
 
 def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:

@@ -298,6 +298,23 @@ class EvalConfig:
     task_max_tokens: int = option(
         512, "Most new tokens an answer to --tasks, which is greedy.", low=1, high=100_000
     )
+    retention: bool = option(
+        True,
+        "Measure whether anything else became worse: answers without context, with irrelevant text "
+        "and to unrelated requests; distance from the base, repetition, copying.",
+    )
+    retention_answers: int = option(
+        32, "Most answers of each kind for --retention.", low=2, high=1_000_000
+    )
+    diversity_samples: int = option(
+        4,
+        "Answers to each of --diversity-prompts, to see how much they differ; 0 is off.",
+        low=0,
+        high=64,
+    )
+    diversity_prompts: int = option(
+        16, "Held-out users and prompts with several answers each.", low=1, high=1_000_000
+    )
     judge: str = option(
         "",
         "A model that judges the answers of base and adapter: a folder, a hub id or 'embedded'; "

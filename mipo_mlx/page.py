@@ -209,14 +209,14 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Row]:
     """The plots that there are numbers for, each with these as a table; the first has its own."""
     metrics = {
         name: row
-        for name, row in summary["metrics"].items()
+        for name, row in _apart(summary).items()
         if all(_finite(value) for value in (row["delta"], *row["ci95"]))
     }
     numbers = summary["plots"]
     if metrics:
         yield _figure(
             "forest",
-            "All differences, with 95% intervals",
+            "Differences, with 95% intervals",
             "Adapter less base, of paired answers. Filled square: the interval is clear of zero "
             "(dotted line). Open circle: it is not. Metrics of one unit share an axis; the table "
             "above holds the numbers.",

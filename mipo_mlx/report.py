@@ -34,6 +34,18 @@ def _unseen(row: Mapping[str, Any], count: int) -> str:
     return f"no difference seen at n = {count} {unit}; n = {enough} would show one of this size"
 
 
+def outcome(row: Mapping[str, Any]) -> str:
+    """From where to where a figure that changed rose or fell."""
+    count = row["n"] if row["resampled"] in ("answers", "problems") else row["users"]
+    unit = row["unit"]
+    base, adapter = (told(row[side], unit) for side in ("base", "adapter"))
+    low, high = (told(value, unit, sign=True) for value in row["ci95"])
+    return (
+        f"{change(row)}, {base} -> {adapter} {unit.removeprefix('share ')} (95% interval of the "
+        f"difference {low.removesuffix(' points')} to {high}, n = {count} {row['resampled']})"
+    )
+
+
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """A line a headline metric: a gain or a fall, or how many would show a difference of its size.
 

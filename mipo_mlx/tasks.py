@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.score import score
 from mipo_mlx.reference import Progress
-from mipo_mlx.study import SIDES, Section, Subject
+from mipo_mlx.report import change, outcome, told
+from mipo_mlx.study import SIDES, Section, Subject, Table
 from mipo_mlx.types import Prompt, Response
 
 Columns = dict[str, np.ndarray]
@@ -240,6 +241,63 @@ def compare(
     return figures
 
 
+def sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """What became of a task: its accuracy, then whatever else changed.
+
+    Args:
+        name: of the task.
+        figures: as ``compare`` makes them.
+    """
+    found = []
+    for figure, row in figures.items():
+        words = figure.replace("_", " ")
+        if change(row) != "none seen":
+            found.append(f"{words} {outcome({'resampled': 'problems', **row})}")
+        elif figure == "accuracy":
+            low, high = (told(value, row["unit"], sign=True) for value in row["ci95"])
+            found.append(
+                f"no difference seen in {words} at n = {row['n']} problems (95% interval "
+                f"{low.removesuffix(' points')} to {high})"
+            )
+    return f"{name}: {'; '.join(found)}."
+
+
+def table(names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every figure of every task, base and adapter in two columns; entropies with their sd.
+
+    Args:
+        names: of tasks.
+        metrics: rows ``tasks/NAME/FIGURE``.
+    """
+    body = []
+    for name in names:
+        for figure, (_, _, unit) in FIGURES.items():
+            row = metrics.get(f"tasks/{name}/{figure}")
+            if row is None:
+                continue
+            cells = []
+            for at, side in enumerate(SIDES):
+                spread = f" (sd {row['sd'][at]:.3f})" if "sd" in row else ""
+                share = f"{100 * row[side]:.1f}%"
+                cells.append(share if unit.startswith("share") else f"{row[side]:.3f}{spread}")
+            counted = " and ".join(map(str, dict.fromkeys(row.get("counted", [row["n"]]))))
+            low, high = row["ci95"]
+            body.append(
+                [
+                    f"{name}: {figure.replace('_', ' ')}",
+                    *cells,
+                    f"{row['delta']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                    counted,
+                ]
+            )
+    return Table(
+        "Answers are greedy; choice entropy is over the labels offered, in nats, its mean and sd "
+        "over problems, and right and wrong are by the likeliest label.",
+        ["task", *SIDES, "difference, 95% interval", "problems"],
+        body,
+    )
+
+
 class TaskStudy:
     """``--tasks`` as a study: is anything else worse?"""
 
@@ -271,6 +329,7 @@ class TaskStudy:
         options = self.config.eval
         metrics: dict[str, Any] = {}
         details: dict[str, Any] = {}
+        lines: list[str] = []
         for task in self.tasks:
             columns = {}
             for side in SIDES:
@@ -287,11 +346,14 @@ class TaskStudy:
             base, tuned = columns["base"], columns["adapter"]
             figures = compare(base, tuned, resamples=options.resamples, seed=self.config.data.seed)
             metrics.update({f"tasks/{task.name}/{name}": row for name, row in figures.items()})
+            lines.append(sentence(task.name, figures))
             details[task.name] = result(task, options.task_prompts, base, tuned)
         return Section(
             title="Other tasks",
             about="Problems with known answers, to see whether anything else became worse.",
+            lines=lines,
             metrics=metrics,
+            tables=[table([task.name for task in self.tasks], metrics)],
             details=details,
         )
 

@@ -43,12 +43,14 @@ MAY: dict[str, set[str]] = {
     "withhold": {"data", "objectives"},
     "evaluate": {"core", "data", "lm", "generate", "reference"},
     "study": {"evaluate", "generate", "inputs", "lm", "reference"},
-    "tasks": {"core", "data", "lm", "evaluate", "generate", "inputs", "reference", "study"},
     "extraction": {"core", "data", "lm", "reference"},
     "attacks": {"extraction", "generate", "lm", "study"},
     "memorize": {
         *("attacks", "compare", "core", "data", "extraction", "inputs", "lm", "report", "study"),
         "withhold",
+    },
+    "tasks": {
+        *("core", "data", "lm", "evaluate", "generate", "inputs", "reference", "report", "study"),
     },
     "controls": {
         *("compare", "evaluate", "generate", "inputs", "lm", "report", "study"),
@@ -59,7 +61,19 @@ MAY: dict[str, set[str]] = {
     },
     "exam": {
         *("compare", "data", "evaluate", "generate", "inputs", "lm", "memorize", "reference"),
-        *("controls", "judge", "store", "study", "tasks"),
+        *("controls", "diversity", "judge", "retention", "store", "study", "tasks"),
+    },
+    "diversity": {
+        *("core", "data", "evaluate", "figures", "generate", "inputs", "lm", "parts", "study"),
+    },
+    "figures": {"compare", "evaluate", "report"},
+    "parts": {"evaluate", "generate", "study"},
+    "distraction": {
+        *("bank", "data", "evaluate", "figures", "generate", "lm", "parts", "reference", "study"),
+    },
+    "retention": {
+        *("bank", "core", "data", "distraction", "evaluate", "figures", "generate", "inputs", "lm"),
+        *("parts", "reference", "study"),
     },
     "compare": {"core", "evaluate", "report"},
     "report": {"core", "data"},

@@ -7,11 +7,23 @@ import re
 
 from mipo_mlx import bank
 from mipo_mlx.data.read import read_contexts, read_prompts
+from mipo_mlx.tiny import world
 
 
 def test_two_hundred_everyday_prompts() -> None:
     texts = [prompt.text for prompt in read_prompts(bank.PROMPTS)]
     assert len(texts) == len({text.casefold() for text in texts}) == 200
+
+
+def test_paragraphs_and_neutral_requests_are_about_nobody() -> None:
+    for path in (bank.PARAGRAPHS, bank.NEUTRAL):
+        texts = [prompt.text for prompt in read_prompts(path)]
+        assert len(texts) == len({text.casefold() for text in texts}) == 24
+        for text in texts:
+            assert not set(re.findall(r"\w+", text.casefold())) & {"i", "me", "my", "you", "your"}
+            assert not world.grade(text, {}).wrong, text  # no value of the synthetic world
+            if path == bank.PARAGRAPHS:
+                assert 12 <= len(text.split()) <= 40, text
 
 
 def test_sixty_four_foils_are_varied_and_say_that_they_are_invented() -> None:

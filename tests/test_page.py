@@ -512,13 +512,30 @@ def test_a_run_ends_with_a_page_of_its_own_numbers(run: Path) -> None:
     found = json.loads((run / "eval.json").read_text())
     made = json.loads((run / "report.json").read_text())
     assert page.render(made) == (run / "report.html").read_text(encoding="utf-8")
-    told = {name for section in made["sections"].values() for name in section["metrics"]}
+    details = {name: section["details"] for name, section in found["sections"].items()}
+    told = {
+        metric
+        for name, section in made["sections"].items()
+        if name not in ("retention", "diversity")  # whose details hold a value an item
+        for metric in section["metrics"]
+    }
     for name, metric in made["metrics"].items():
-        if name in told:  # of a study, which has no value an item
+        if name in told:
             continue
         for side in ("base", "adapter"):
-            assert np.mean(found["items"][name][side]) == pytest.approx(metric[side], rel=1e-5)
-            assert len(found["items"][name][side]) == metric["n"]
+            if name in found["items"]:
+                values = found["items"][name][side]
+            else:  # of a study
+                study, part, figure = name.split("/")
+                values = (details[study] if study == "diversity" else details[study][part])[side]
+                values = [value for value in values[figure] if value is not None]
+            assert np.mean(values) == pytest.approx(metric[side], rel=1e-5)
+            assert len(values) == metric["n"]
+    tree = read((run / "report.html").read_text(encoding="utf-8"))
+    figures = {figure.attributes["id"]: figure for figure in tree.all("figure")}
+    assert "answer length" in figures["figure-forest"].text  # what the table beside it holds,
+    assert "Vendi score" not in figures["figure-forest"].text  # sections have their own tables
+    assert "Vendi score, to one request" in tree.text
     first, second = made["plots"]["training"]["loss"]
     assert first == pytest.approx(math.log(2), abs=1e-5)
     pairs = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]

@@ -61,17 +61,20 @@ def test_run_writes_every_file_with_the_promised_schema(
     summary = pipeline.run(run, config(small))
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 2
-    assert set(results["metrics"]) == METRICS
+    studied = {name for part in results["sections"].values() for name in part["metrics"]}
+    assert set(results["metrics"]) - studied == METRICS
+    assert list(results["sections"]) == ["controls", "retention", "diversity"]
     for name, row in results["metrics"].items():
         wanted = {*("base", "adapter", "delta", "ci95", "p", "n", "users", "resampled"), "unit"}
         wanted |= {"effective_n", "needed"}
         wanted |= {"base_ci95", "adapter_ci95"} if row["unit"].startswith("share") else set()
         wanted |= {"mcnemar_p"} if name.endswith("accuracy") else set()
+        wanted |= {"title", "about", "better"} if name in studied else set()
         assert set(row) - {"p_holm"} == wanted
         assert ("p_holm" in row) == (name in HEADLINE)
         assert row["delta"] == pytest.approx(row["adapter"] - row["base"], abs=1e-6)
         assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
-        assert row["n"] >= 4
+        assert row["n"] >= 2
     assert 0 <= summary["changed"] <= summary["answers"] == 4
     assert len(summary["examples"]) == (min(3, summary["changed"]) or 3)
     for example in summary["examples"]:

@@ -110,6 +110,39 @@ def test_figures_that_nothing_counts_for_are_left_out() -> None:
     assert figures["accuracy"]["base"] == figures["parse_failures"]["base"] == 0.5
 
 
+def test_a_task_is_told_in_a_sentence_and_in_a_table() -> None:
+    same = {"base": 0.5, "adapter": 0.52, "delta": 0.02, "ci95": [-0.01, 0.05], "p": 0.3, "n": 200}
+    same["unit"] = "share of answers"
+    fell = {
+        **same,
+        **{"base": 1.5, "adapter": 1.0, "delta": -0.5, "ci95": [-0.9, -0.1], "p": 0.01, "n": 150},
+        **{"unit": "nats", "sd": [0.25, 0.125], "counted": [170, 150]},
+    }
+    figures = {"accuracy": same, "parse_failures": same, "choice_entropy_correct": fell}
+    assert tasks.sentence("arc", figures) == (
+        "arc: no difference seen in accuracy at n = 200 problems (95% interval -1.0 to +5.0 "
+        "points); choice entropy correct fell, 1.5 -> 1 nats (95% interval of the difference -0.9 "
+        "to -0.1, n = 150 problems)."
+    )
+    rose = {**same, "ci95": [0.01, 0.03], "p": 0.02}
+    assert tasks.sentence("arc", {"accuracy": rose}).startswith(
+        "arc: accuracy rose, 50.0% -> 52.0% of answers ("
+    )
+    assert "no difference" in tasks.sentence("arc", {"accuracy": {**rose, "p": 0.06}})
+    rows = {f"tasks/arc/{name}": row for name, row in figures.items()} | {"tasks/g/accuracy": rose}
+    table = tasks.table(["g", "arc"], rows)
+    assert [list(row) for row in table.body] == [
+        ["g: accuracy", "50.0%", "52.0%", "+0.020 [+0.010, +0.030]", "200"],
+        ["arc: accuracy", "50.0%", "52.0%", "+0.020 [-0.010, +0.050]", "200"],
+        ["arc: parse failures", "50.0%", "52.0%", "+0.020 [-0.010, +0.050]", "200"],
+        [
+            *("arc: choice entropy correct", "1.500 (sd 0.250)", "1.000 (sd 0.125)"),
+            *("-0.500 [-0.900, -0.100]", "170 and 150"),
+        ],
+    ]
+    assert {len(row) for row in table.body} == {len(table.head)}
+
+
 def test_bootstrap_among_all_items_is_that_of_all_items() -> None:
     rng = np.random.default_rng(5)
     base, adapter = rng.normal(0, 1, 80), rng.normal(0.3, 1, 80)
@@ -244,7 +277,12 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
             assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
     assert "tasks/arc/letter_accuracy" in results
     assert "tasks/gsm8k/letter_accuracy" not in results
-    kept = read_json(run / "eval.json")["sections"]["tasks"]["details"]
+    told = read_json(run / "eval.json")["sections"]["tasks"]
+    assert [line.partition(":")[0] for line in told["lines"]] == ["gsm8k", "arc"]
+    shown = {row[0]: row[1:] for row in told["tables"][0]["body"]}
+    assert shown["gsm8k: accuracy"][0] == f"{100 * results['tasks/gsm8k/accuracy']['base']:.1f}%"
+    assert {name.partition(":")[0] for name in shown} == {"gsm8k", "arc"}
+    kept = told["details"]
     assert kept["arc"]["wording"] == "ours/1"
     assert kept["arc"]["ids"] == [f"arc/q{n}" for n in range(4)]
     for side in ("base", "adapter"):

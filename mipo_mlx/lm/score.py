@@ -1,12 +1,25 @@
-"""Summed log-probs of given responses, without gradients, every shared prefix forwarded once."""
+"""Log-probs of given responses, without gradients, every shared prefix forwarded once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from mipo_mlx.lm import head
 from mipo_mlx.lm.attention import quick_attention
-from mipo_mlx.lm.forest import Row, alone, hold_in_chunks, plant, scored, stems_of
+from mipo_mlx.lm.forest import (
+    Forest,
+    Held,
+    Row,
+    alone,
+    hold_in_chunks,
+    plant,
+    scored,
+    stems_of,
+    token_scores,
+)
 from mipo_mlx.lm.load import LanguageModel
 
 WINDOW = 512  # rows planned together; bounds how long the first result waits
@@ -54,9 +67,24 @@ def plan(rows: Sequence[Row], indices: Sequence[int], max_tokens: int) -> list[l
     return made
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Measure(Protocol[T_co]):
+    """What is taken of a forest, an entry a response."""
+
+    def __call__(
+        self, model: object, forest: Forest, held: Held | None, *, budget: int
+    ) -> Sequence[T_co]: ...
+
+
 def _score_wave(
-    lm: LanguageModel, rows: Sequence[Row], indices: Sequence[int], max_tokens: int
-) -> Iterator[tuple[int, tuple[float, ...]]]:
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    indices: Sequence[int],
+    max_tokens: int,
+    measure: _Measure[T_co],
+) -> Iterator[tuple[int, tuple[T_co, ...]]]:
     mine = [rows[index] for index in indices]
     stems, owner = stems_of([row.prompt_ids for row in mine], [row.group for row in mine])
     held = hold_in_chunks(lm.model, stems, max_tokens) if lm.shares else None
@@ -65,9 +93,35 @@ def _score_wave(
     for batch in plan(rows, indices, max_tokens):
         some = [rows[i] for i in batch]
         forest = plant(some, stems, [place[i] for i in batch]) if held else alone(some)
-        values = iter(scored(lm.model, forest, held, budget=budget).tolist())
+        values = iter(measure(lm.model, forest, held, budget=budget))
         for index in batch:
             yield index, tuple(next(values) for _ in rows[index].responses)
+
+
+def _measured(
+    lm: LanguageModel, rows: Sequence[Row], max_tokens: int, measure: _Measure[T_co]
+) -> Iterator[tuple[T_co, ...]]:
+    for row in rows:
+        if not row.prompt_ids or not row.responses or not all(row.responses):
+            raise ValueError("a prompt, at least one response, and no empty response are needed")
+    was_training = lm.model.training
+    lm.model.eval()
+    try:
+        for start in range(0, len(rows), WINDOW):
+            window = rows[start : start + WINDOW]
+            results: dict[int, tuple[T_co, ...]] = {}
+            for wave in waves(window, max_tokens):
+                with quick_attention():
+                    results.update(_score_wave(lm, window, wave, max_tokens, measure))
+            for index in range(len(window)):
+                yield results[index]
+    finally:
+        lm.model.train(was_training)
+
+
+def _sums(model: object, forest: Forest, held: Held | None, *, budget: int) -> Sequence[float]:
+    summed: list[float] = scored(model, forest, held, budget=budget).tolist()
+    return summed
 
 
 def score(
@@ -80,19 +134,15 @@ def score(
     Raises:
         ValueError: a row without prompt tokens or responses, or with an empty response.
     """
-    for row in rows:
-        if not row.prompt_ids or not row.responses or not all(row.responses):
-            raise ValueError("a prompt, at least one response, and no empty response are needed")
-    was_training = lm.model.training
-    lm.model.eval()
-    try:
-        for start in range(0, len(rows), WINDOW):
-            window = rows[start : start + WINDOW]
-            results: dict[int, tuple[float, ...]] = {}
-            for wave in waves(window, max_batch_tokens):
-                with quick_attention():
-                    results.update(_score_wave(lm, window, wave, max_batch_tokens))
-            for index in range(len(window)):
-                yield results[index]
-    finally:
-        lm.model.train(was_training)
+    return _measured(lm, rows, max_batch_tokens, _sums)
+
+
+def score_tokens(
+    lm: LanguageModel, rows: Sequence[Row], *, max_batch_tokens: int = 16_384
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """``log p(y_t | x, y_<t)`` of every token, as ``score`` does their sums: an array a response.
+
+    Raises:
+        ValueError: as ``score``.
+    """
+    return _measured(lm, rows, max_batch_tokens, token_scores)

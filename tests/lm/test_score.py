@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mipo_mlx.lm import head
 from mipo_mlx.lm import score as module
 from mipo_mlx.lm.forest import Row
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.score import plan, score, waves
+from mipo_mlx.lm.score import plan, score, score_tokens, waves
 
 from .test_forest import plain_logprobs
 
@@ -37,6 +38,24 @@ def test_scores_equal_one_row_at_a_time_in_input_order(lm: LanguageModel, limit:
         for value, response in zip(values, item.responses, strict=True):
             wanted = plain_logprobs(lm.model, list(item.prompt_ids), list(response)).item()
             assert value == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["numpy", "graph"])
+@pytest.mark.parametrize("limit", [100, 16_384])
+def test_tokens_scores_equal_one_row_at_a_time(
+    lm: LanguageModel, limit: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "graph":
+        monkeypatch.setattr(head, "on_cpu", lambda: False)
+    items = rows(12)
+    for arrays, item in zip(score_tokens(lm, items, max_batch_tokens=limit), items, strict=True):
+        for found, response in zip(arrays, item.responses, strict=True):
+            prompt = list(item.prompt_ids)
+            ends = [
+                plain_logprobs(lm.model, prompt, list(response[:t])).item()
+                for t in range(1, len(response) + 1)
+            ]
+            np.testing.assert_allclose(found.cumsum(), ends, atol=1e-4)
 
 
 def test_windows_change_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
