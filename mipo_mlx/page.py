@@ -18,6 +18,7 @@ from mipo_mlx import plots
 from mipo_mlx.data.answers import stated
 from mipo_mlx.evidence import METRICS
 from mipo_mlx.plots import shown, span
+from mipo_mlx.report import apart
 
 Row = dict[str, Any]
 ALPHA = 0.05  # of tests and intervals
@@ -52,12 +53,6 @@ def sections(summary: Mapping[str, Any]) -> list[Row]:
         }
         for name, section in summary["sections"].items()
     ]
-
-
-def _apart(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics that belong to no section."""
-    told = {name for section in summary["sections"].values() for name in section["metrics"]}
-    return {name: row for name, row in summary["metrics"].items() if name not in told}
 
 
 def _level(value: Any, unit: str) -> Row:
@@ -209,7 +204,7 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Row]:
     """The plots that there are numbers for, each with these as a table; the first has its own."""
     metrics = {
         name: row
-        for name, row in _apart(summary).items()
+        for name, row in apart(summary).items()
         if all(_finite(value) for value in (row["delta"], *row["ci95"]))
     }
     numbers = summary["plots"]
@@ -240,7 +235,7 @@ def render(summary: Mapping[str, Any]) -> str:
     """The page of a summary as ``pipeline.report`` makes it and as it stands in ``report.json``."""
     return _template().render(
         summary=summary,
-        rows=headline(_apart(summary)),
+        rows=headline(apart(summary)),
         sections=sections(summary),
         figures=list(_figures(summary)),
         answers=list(_answers(summary["examples"])),

@@ -98,6 +98,12 @@ def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str,
     }
 
 
+def apart(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that belong to no section: those of the main table."""
+    told = {name for section in summary["sections"].values() for name in section["metrics"]}
+    return {name: row for name, row in summary["metrics"].items() if name not in told}
+
+
 def _with_interval(value: float, ends: Sequence[float] | None, sign: str = "") -> str:
     """A value, and where there is one its 95% interval."""
     told = f"{value:{sign}.4g}"

@@ -80,7 +80,7 @@ MAY: dict[str, set[str]] = {
     "machine": set(),
     "evidence": {"recipes"},
     "plots": set(),
-    "page": {"data", "evidence", "plots"},
+    "page": {"data", "evidence", "plots", "report"},
     "bank": set(),
     "nearest": {"data", "lm", "generate", "reference"},
     "pairing": {"data", "lm", "generate", "inputs", "nearest", "reference"},

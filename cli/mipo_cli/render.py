@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mipo_mlx.report import change
+from mipo_mlx.report import apart, change
 
 QUIET_SECONDS = 2.0
 
@@ -151,7 +151,7 @@ def show_report(summary: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("change", overflow="fold")
-    for name, row in summary["metrics"].items():
+    for name, row in apart(summary).items():
         unit = row["unit"]
         low, high = (number(value, unit).rstrip("%") for value in row["ci95"])
         table.add_row(
