@@ -398,7 +398,7 @@ def test_contexts_without_facts_are_told_of_and_studies_can_be_left_out(tmp_path
     notes.write_text("\n".join(texts), encoding="utf-8")
     prompts = head("prompts_train.jsonl", 8, tmp_path)
     more = {"contexts": str(notes), "prompts": prompts, "min_pmi": -1000.0, "top_p": 0.9}
-    run, results, _ = run_of(tmp_path, **more, diversity_samples=0)
+    run, results, _ = run_of(tmp_path, **more, diversity_samples=0, memorization=False)
     section = results["sections"]["retention"]
     assert list(results["sections"]) == ["retention"]
     assert not [name for name in section["metrics"] if "fact" in name or "own_context" in name]
