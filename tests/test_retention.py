@@ -407,5 +407,6 @@ def test_contexts_without_facts_are_told_of_and_studies_can_be_left_out(tmp_path
     assert "temperature 1 and top-p 0.9" in section["lines"][-2]
     assert len(section["tables"]) == 1
     given = {**small(tmp_path), **more, "retention": False, "diversity_samples": 0}
+    given["memorization"] = False
     without = resolve(flags=given)
     assert pipeline.evaluate(run, without)["sections"] == {}
