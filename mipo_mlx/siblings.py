@@ -22,7 +22,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {"negatives": "mixed"},
     "k4": {"num_negatives": 4, "loss": "mipo"},
 }
-QUIET: dict[str, Any] = {"cad": "", "tasks": "", "report_to": ""}  # what would only be repeated
+# what the run's own evaluation has told, or what would only be repeated
+QUIET: dict[str, Any] = {
+    **{"cad": "", "judge": "", "tasks": "", "report_to": ""},
+    **{"retention": False, "memorization": False, "diversity_samples": 0},
+}
 
 
 def variant(config: RunConfig, name: str) -> RunConfig:

@@ -9,6 +9,11 @@ from typing import Any
 from mipo_mlx import tiny
 from mipo_mlx.train import NOISY
 
+# no study of eval besides its main table
+QUIET: dict[str, Any] = {
+    **{"cad": "", "retention": False, "memorization": False, "diversity_samples": 0}
+}
+
 
 def head(name: str, count: int, folder: Path) -> str:
     """A file with the first lines of a packaged sample."""

@@ -17,6 +17,7 @@ from mipo_mlx.arena import Arena, open_arena
 from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.tiny import SAMPLES_DIR
+from samples import QUIET
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -231,6 +232,7 @@ def test_faults_are_told_with_their_place_and_leave_no_votes(
 
 def test_eval_keeps_both_answers_to_everything_it_asked(tmp_path: Path) -> None:
     options: dict[str, object] = {"prompts_per_context": 1, "max_steps": 2, "resamples": 100}
+    options |= QUIET
     for kind in ("contexts", "prompts"):
         lines = (SAMPLES_DIR / f"{kind}_train.jsonl").read_text().splitlines()[:10]
         (tmp_path / f"{kind}.jsonl").write_text("\n".join(lines))

@@ -17,6 +17,7 @@ from mipo_mlx.config import EMBEDDED_MISSING, resolve, to_toml
 from mipo_mlx.controls import cad_weights
 from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.siblings import VARIANTS, control, variant
+from samples import QUIET
 
 OWN = "personalization/own_context_rate"
 
@@ -24,7 +25,7 @@ OWN = "personalization/own_context_rate"
 def small(folder: Path, **more: Any) -> dict[str, Any]:
     """Options of a run of a second or two."""
     flags: dict[str, Any] = {"max_steps": 1, "eval_contexts": 4, "resamples": 100, "candidates": 2}
-    flags |= {"prompts_per_context": 2, "eval_prompts_per_context": 2, "min_pmi": -1000.0}
+    flags |= {**QUIET, "prompts_per_context": 2, "eval_prompts_per_context": 2, "min_pmi": -1000.0}
     folder.mkdir(exist_ok=True)
     for name in ("contexts", "prompts"):
         rows = (tiny.SAMPLES_DIR / f"{name}_train.jsonl").read_text().splitlines()[:16]

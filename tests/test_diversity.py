@@ -85,6 +85,7 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
         **{"max_steps": 2, "learning_rate": 3e-3, "resamples": 100, "eval_contexts": 8},
         **{"candidates": 4, "prompts_per_context": 1, "eval_prompts_per_context": 2},
         **{"diversity_samples": 3, "diversity_prompts": 10, "retention": False, "cad": ""},
+        "memorization": False,
         "contexts": head("contexts_heldout.jsonl", 40, tmp_path),
         "prompts": head("prompts_heldout.jsonl", 12, tmp_path),
     }

@@ -30,6 +30,7 @@ from mipo_mlx.study import Section
 from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Context, Prompt, Response
 from mipo_mlx.verdicts import Duel, Ruling, Said, Setting, figures, tell
+from samples import QUIET
 
 SHOWN = re.compile(
     r"\[Answer A\]\n(.*)\n\[End of answer A\]\n\n\[Answer B\]\n(.*)\n\[End", re.DOTALL
@@ -294,6 +295,7 @@ CONFIG = {
     "max_tokens": 16,
     "judge_max_tokens": 12,
     "judge": "embedded",
+    **QUIET,
 }
 
 

@@ -22,7 +22,7 @@ from mipo_mlx.errors import ConfigError
 from mipo_mlx.inputs import read_inputs
 from mipo_mlx.lm.load import LanguageModel, load_model
 from mipo_mlx.types import Context, Prompt, Response
-from samples import head
+from samples import QUIET, head
 
 
 def quiet(stage: str, done: int, total: int) -> None: ...
@@ -361,6 +361,8 @@ SMALL: dict[str, Any] = {
     "eval_prompts_per_context": 1,
     "memorization_contexts": 4,
     "memorization_samples": 2,
+    **QUIET,
+    "memorization": True,
 }
 
 

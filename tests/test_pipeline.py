@@ -23,7 +23,7 @@ from mipo_mlx.config import RunConfig, resolve
 from mipo_mlx.data.read import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.inputs import Inputs, read_inputs
-from samples import head
+from samples import QUIET, head
 
 METRICS = {
     "personalization/own_context_rate",
@@ -36,6 +36,10 @@ METRICS = {
 }
 
 
+# the studies of eval that are measured unless they are left out
+DEFAULTS = {name: getattr(resolve().eval, name) for name in QUIET}
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> dict[str, Any]:
     """Ten users, ten prompts, two optimizer steps."""
@@ -46,7 +50,7 @@ def small(tmp_path: Path) -> dict[str, Any]:
         "max_steps": 2,
         "eval_prompts_per_context": 2,
         "resamples": 200,
-        "memorization": False,
+        **QUIET,
     }
 
 
@@ -58,12 +62,12 @@ def test_run_writes_every_file_with_the_promised_schema(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    summary = pipeline.run(run, config(small))
+    summary = pipeline.run(run, config({**small, **DEFAULTS}))
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 2
     studied = {name for part in results["sections"].values() for name in part["metrics"]}
     assert set(results["metrics"]) - studied == METRICS
-    assert list(results["sections"]) == ["controls", "retention", "diversity"]
+    assert list(results["sections"]) == ["controls", "retention", "diversity", "memorization"]
     for name, row in results["metrics"].items():
         wanted = {*("base", "adapter", "delta", "ci95", "p", "n", "users", "resampled"), "unit"}
         wanted |= {"effective_n", "needed"}

@@ -15,9 +15,10 @@ from mipo_mlx.config import read_toml
 from mipo_mlx.errors import ConfigError, DataError, MipoError, ModelError
 from mipo_mlx.recipes import FIXTURES, read_recipes
 from mipo_mlx.reproduce import Request
+from samples import QUIET
 from test_doctor import QWEN_7B, folder_of
 
-QUICK = {"max_steps": 1, "resamples": 100, "max_tokens": 24, "task_max_tokens": 8}
+QUICK = {"max_steps": 1, "resamples": 100, "max_tokens": 24, "task_max_tokens": 8, **QUIET}
 RECIPES = sorted(read_recipes())
 
 

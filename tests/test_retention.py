@@ -34,6 +34,7 @@ from samples import head
 GIVEN = {
     **{"max_steps": 2, "learning_rate": 3e-3, "resamples": 100, "eval_contexts": 8},
     **{"candidates": 4, "prompts_per_context": 1, "eval_prompts_per_context": 2, "cad": ""},
+    "memorization": False,
 }
 
 

@@ -41,6 +41,8 @@ def test_the_loop_on(name: str, tmp_path: Path) -> None:
         "learning_rate": 1e-3,
         "warmup": 0.0,
         "resamples": 100,
+        "memorization": False,
+        "diversity_samples": 0,
     }
     run = tmp_path / "run"
     summary = pipeline.run(run, resolve(flags=flags))
