@@ -80,6 +80,8 @@ def finding(name: str, figure: Mapping[str, Any], who: str, other: str) -> str:
     size = f"{told(figure['base'], unit)} and {told(figure['adapter'], unit)}"
     where = f"95% interval of the difference {low} to {high}"
     found = change(figure)
+    if "p_holm" in figure:
+        where += f", Holm p {figure['p_holm']:.2g}"
     if found == "none seen":
         return f"{SHOWN[name]}: no difference seen between {who} and {other} ({size}; {where})."
     word = "above" if found == "rose" else "below"

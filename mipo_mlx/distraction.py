@@ -197,7 +197,7 @@ def _paragraph_table(plain: Part, more: Part, known: frozenset[str]) -> list[Tab
     caption = (
         f"{len(plain.asks)} answers without and with an irrelevant paragraph beside the context."
     )
-    return [Table(caption, ["", *head], body)]
+    return [Table(caption, ["metric", *head], body)]
 
 
 def _unrelated_columns(part: Part, side: str, known: frozenset[str]) -> Columns:

@@ -261,7 +261,7 @@ class RetentionStudy:
             tables += found.tables
             sampled += found.parts
         return Section(
-            title="Nothing else worse",
+            title="Is anything else worse?",
             about=ABOUT,
             lines=[*lines, *self._notes()],
             metrics=metrics,
