@@ -19,15 +19,13 @@ def _table(*names: str) -> Table:
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line a cell, with how many things are stated, unknown and chosen."""
+    """A line a cell; the data set is named by its recipe."""
     console = Console(highlight=False)
-    kinds = ("stated", "unknown", "chosen")
-    table = _table("cell", "objective", *kinds, "data", "model")
-    for column in table.columns[:2]:
+    table = _table("cell", "objective", "model")
+    for column in table.columns:
         column.no_wrap = True
     for row in rows:
-        known = (str(len(row[kind])) for kind in kinds)
-        table.add_row(row["cell"], row["objective"], *known, row["data"], row["model"])
+        table.add_row(row["cell"], row["objective"], row["model"])
     console.print(table)
     console.print("\nWhat is stated, unknown and chosen: NAME --dry-run, or --json.", markup=False)
 
