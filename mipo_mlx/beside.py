@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from mipo_mlx.compare import HEADLINE, row
 from mipo_mlx.config import RunConfig, read_toml, resolve
-from mipo_mlx.controls import SHOWN, cells, finding, heads
+from mipo_mlx.controls import SHOWN, finding, means_table
 from mipo_mlx.core.stats import holm
 from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.evaluate import UNITS
@@ -185,18 +185,9 @@ def beside(paths: Sequence[Path], *, resamples: int = 10_000, seed: int = 0) -> 
             for name, figure in item["metrics"].items()
             if "p_holm" in figure
         ]
-    shown = {name: runs[0].items[name] for name in SHOWN if name in runs[0].items}
-    body = [
-        [who, *cells({n: values[n] for n in shown if n in values})]
-        for who, values in contestants.items()
-    ]
-    kept = [0, *(index for index, name in enumerate(SHOWN, 1) if name in shown)]
+    shown = [name for name in SHOWN if name in runs[0].items]
     return {
-        "table": {
-            "caption": "Means over held-out answers",
-            "head": ["answers of", *heads(shown)],
-            "body": [[line[index] for index in kept] for line in body],
-        },
+        "table": asdict(means_table(contestants, shown)),
         "contestants": {
             who: {name: float(np.mean(values[name])) for name in shown if name in values}
             for who, values in contestants.items()

@@ -20,7 +20,7 @@ from mipo_mlx.evaluate import UNITS, Columns, columns_of, known_values
 from mipo_mlx.generate import Ask, sample
 from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.report import change, told
+from mipo_mlx.report import change, told, told_ends
 from mipo_mlx.study import Section, Subject, Table
 
 # what the tables of controls show: metric -> heading
@@ -55,30 +55,26 @@ def cad_weights(text: str) -> list[float]:
     return found
 
 
-def cells(columns: Mapping[str, Any]) -> list[str]:
-    """Means of the shown metrics, as far as there are any."""
-    return [
-        told(float(np.mean(columns[name])), UNITS[name]) if name in columns else ""
-        for name in SHOWN
-    ]
+def means_table(contestants: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Table:
+    """Means of the named metrics, a row a contestant; empty where it has no values.
 
-
-def heads(columns: Mapping[str, Any]) -> list[str]:
-    """Headings of the shown metrics that there are; shares have their % in the cells."""
-    return [
-        f"{title} (nats)" if UNITS[name] == "nats" else title
-        for name, title in SHOWN.items()
-        if name in columns
+    Args:
+        contestants: values by metric, by who gave the answers.
+        names: of ``SHOWN``.
+    """
+    heads = [f"{SHOWN[n]} (nats)" if UNITS[n] == "nats" else SHOWN[n] for n in names]
+    body = [
+        [who, *(told(float(np.mean(own[n])), UNITS[n]) if n in own else "" for n in names)]
+        for who, own in contestants.items()
     ]
+    return Table("Means over held-out answers", ["answers of", *heads], body)
 
 
 def finding(name: str, figure: Mapping[str, Any], who: str, other: str) -> str:
     """A sentence on one difference between two, ``other`` less ``who`` in the row."""
     unit = figure["unit"]
-    low, high = (told(value, unit, sign=True) for value in figure["ci95"])
-    low = low.removesuffix(" points")
     size = f"{told(figure['base'], unit)} and {told(figure['adapter'], unit)}"
-    where = f"95% interval of the difference {low} to {high}"
+    where = f"95% interval of the difference {told_ends(figure['ci95'], unit)}"
     found = change(figure)
     if "p_holm" in figure:
         where += f", Holm p {figure['p_holm']:.2g}"
@@ -149,14 +145,13 @@ class ControlStudy:
                 "items": {n: [float(f"{v:.6g}") for v in columns[n]] for n in figures},
             }
         contestants["adapter"] = adapter
-        body = [[who, *filter(None, cells(columns))] for who, columns in contestants.items()]
         return Section(
             title="Controls",
             about="The same users and prompts, answered by the base as it is and by the base with "
             "context-aware decoding, which needs no training but two forward passes a token. "
             "Their answers are scored by the base, the adapter's by the adapter.",
             lines=lines,
-            tables=[Table("Means over held-out answers", ["answers of", *heads(adapter)], body)],
+            tables=[means_table(contestants, [name for name in SHOWN if name in adapter])],
             details=details,
         )
 

@@ -142,11 +142,10 @@ def _measure(
     on_progress: Progress,
 ) -> tuple[Summary, list[dict[str, str]], list[Section]]:
     """Content of ``eval.json``, rows of ``answers.jsonl``, and the sections of all studies."""
-    items = [item for group in groups for item in group.items]
     known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
     columns: dict[str, evaluation.Columns] = {}
     subject = Subject(lm, config, inputs, groups, {}, {}, on_progress, keeper)
-    answers = {}
+    items, answers = subject.items, {}
     for side in SIDES:
         with subject.side(side):
             columns[side], answers[side] = evaluation.measure(
@@ -173,8 +172,6 @@ def _measure(
     results = {
         "schema": 2,
         "metrics": metrics,
-        "held_out": inputs.held_out,
-        "overlap": {},
         "sections": {
             study.name: section.result() for study, section in zip(studies, sections, strict=True)
         },
@@ -202,7 +199,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     inputs = read_inputs(config.data)
     studies = prepare_studies(run, config, inputs)
     _groups(inputs, config)  # faults are told before a model is loaded
-    _overlap(run, config, inputs)
+    seen = _overlap(run, config, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
     for study in studies:
@@ -210,8 +207,9 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     held = [inputs.held_contexts, inputs.eval_foils]
     cut = [cut_contexts(lm, part, inputs.held_prompts, config.generate)[0] for part in held]
     key = _key(lm, weights, inputs, config, studies)
+    if cut[0] != inputs.held_contexts:  # training saw them cut as well
+        seen = _overlap(run, config, inputs, cut[0])
     inputs = replace(inputs, held_contexts=cut[0], eval_foils=cut[1])
-    seen = _overlap(run, config, inputs, cut[0])
     store = RunStore(run)
     if store.is_fresh("eval", key) and (run / "answers.jsonl").is_file():
         results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))

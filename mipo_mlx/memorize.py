@@ -26,7 +26,7 @@ from mipo_mlx.data.scrub import scrub_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.report import ALPHA, told
+from mipo_mlx.report import ALPHA, told, told_ends
 from mipo_mlx.study import SIDES, Section, Subject, Table
 from mipo_mlx.types import Context, PreferencePair
 from mipo_mlx.withhold import held_facts
@@ -125,13 +125,12 @@ def group_lines(groups: Mapping[str, Sequence[Group]], gaps: Mapping[str, Any]) 
         line = f"{title.capitalize()}: training users {_change(found[0], unit)}"
         if name in gaps:
             row = gaps[name]
-            low, high = (told(end, unit, sign=True) for end in row["ci95"])
-            low = low.removesuffix(" points")
             sure = family[name] <= ALPHA
             verdict = "no memory seen" if not sure else "memory" if row["delta"] > 0 else "it fell"
             line += (
                 f", held-out users {_change(found[1], unit)}; beyond these "
-                f"{told(row['delta'], unit, sign=True)} (95% interval {low} to {high}): {verdict}"
+                f"{told(row['delta'], unit, sign=True)} (95% interval "
+                f"{told_ends(row['ci95'], unit)}): {verdict}"
             )
         lines.append(f"{line}.")
     return lines

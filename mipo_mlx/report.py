@@ -24,6 +24,12 @@ def told(value: float, unit: str, *, sign: bool = False) -> str:
     return f"{value:{plus}.3g}"
 
 
+def told_ends(ends: Sequence[float], unit: str) -> str:
+    """An interval of a difference as people read it."""
+    low, high = (told(end, unit, sign=True) for end in ends)
+    return f"{low.removesuffix(' points')} to {high}"
+
+
 def _unseen(row: Mapping[str, Any], count: int) -> str:
     """How many were asked in vain, and how many would be enough."""
     unit = row["resampled"]
@@ -39,10 +45,9 @@ def outcome(row: Mapping[str, Any]) -> str:
     count = row["n"] if row["resampled"] in ("answers", "problems") else row["users"]
     unit = row["unit"]
     base, adapter = (told(row[side], unit) for side in ("base", "adapter"))
-    low, high = (told(value, unit, sign=True) for value in row["ci95"])
     return (
         f"{change(row)}, {base} -> {adapter} {unit.removeprefix('share ')} (95% interval of the "
-        f"difference {low.removesuffix(' points')} to {high}, n = {count} {row['resampled']})"
+        f"difference {told_ends(row['ci95'], unit)}, n = {count} {row['resampled']})"
     )
 
 

@@ -261,6 +261,19 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
     )
 
 
+def test_users_that_were_trained_on_are_found_where_contexts_are_cut(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    run, options = tmp_path / "run", {**small, "max_prompt_tokens": 40}
+    assert pipeline.generate(run, config(options))["contexts_cut"] > 0
+    pipeline.train(run, config(options))
+    users = {user.text for user in read_inputs(config(options).data).train_contexts}
+    trained = {pair.messages[0]["content"] for pair in read_pairs(run / "pairs.jsonl")}
+    assert not trained & users  # all of them were cut
+    with pytest.raises(ConfigError, match="held-out users were trained on"):
+        pipeline.evaluate(run, config(options, held_out_users=0.6))
+
+
 def test_a_copy_of_a_trained_user_under_another_name_is_found(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
