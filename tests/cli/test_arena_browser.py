@@ -5,6 +5,7 @@ Skipped where there is no playwright or no Chromium or Chrome on the machine.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -19,6 +20,7 @@ from mipo_cli.arena import app as page_module
 from mipo_mlx.arena import Arena, open_arena
 
 playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -120,6 +122,10 @@ class Watched:
         """Wait until the page has this title."""
         self.page.wait_for_function("title => document.title.startsWith(title)", arg=title)
 
+    def loaded(self, title: str) -> None:
+        """Wait for a page of this title; unlike `at` it needs no script on the page."""
+        expect(self.page).to_have_title(re.compile(f"^{re.escape(title)}"))
+
     def answers(self) -> tuple[str, str]:
         first, second = self.page.locator("article .text").all_inner_texts()
         return first, second
@@ -187,9 +193,11 @@ def test_a_key_held_down_votes_once_and_keys_can_be_turned_off(
 
 def test_without_scripts_the_buttons_do_it(browser: Any, url: str, arena: Arena) -> None:
     with Watched(browser, url, java_script_enabled=False) as seen:
-        for _ in range(4):
+        for number in range(4):
+            seen.loaded(f"{number + 1} of 4")
             choice = better(seen.answers())
             seen.page.get_by_role("button", name=f"Answer {choice}").click()
+        seen.loaded("Your result")
         assert "4, 0, 0" in seen.page.inner_text("dl")
         assert not seen.page.get_by_text("Keys 1, 2, 0").is_visible()
         with seen.page.expect_download() as caught:
