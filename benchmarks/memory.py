@@ -3,7 +3,8 @@
 ``python benchmarks/memory.py --draws 10 --seed 7``
 
 Each draw is a random Llama with LoRA on all linear layers and a random batch: widths, blocks,
-heads, vocabulary, stems, prompts, answers, ragged lengths, with and without checkpointing.
+heads, vocabulary, stems, prompts, answers, ragged lengths; whole, checkpointed, and with prompts in
+pieces and half of the pairs at once.
 ``--fit`` fits the coefficients of ``mipo_mlx/lm/footprint.py`` to the draws instead (SciPy).
 ``--sweep`` shows how the peak goes with the context's length and with the vocabulary.
 """
@@ -15,7 +16,7 @@ import gc
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
@@ -23,13 +24,17 @@ import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 # isort: split
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mipo_mlx.lm.footprint import Coefficients, Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import Row, plant
-from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.config import TrainConfig
+from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.lm.footprint import Bunch, Coefficients, Dimensions, Geometry, step_bytes
+from mipo_mlx.lm.forest import Row
+from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.objectives import TrainingRow
+from mipo_mlx.plan import PIECE, Plan, cut
+from mipo_mlx.step import Gradients
 
 
 @dataclass
@@ -39,6 +44,13 @@ class Draw:
     of: Dimensions
     rows: list[Row]
     budget: int
+    known: dict[Plan, list[Geometry | Bunch]] = field(default_factory=dict)
+
+    def shapes(self, plan: Plan) -> list[Geometry | Bunch]:
+        """What is forwarded together."""
+        if plan not in self.known:
+            self.known[plan], _ = cut([training(self)], plan, CONFIG.loss, True)
+        return self.known[plan]
 
 
 def draw(rng: random.Random) -> Draw:
@@ -99,42 +111,65 @@ def build(of: Dimensions, seed: int = 0) -> Any:
     return model.train()
 
 
-def _loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-    return nn.softplus(-0.1 * logps).sum(), {"logps": logps}
+def plans(one: Draw) -> list[Plan]:
+    """Ways to take its step."""
+    count = len(one.rows)
+    return [
+        Plan(count, False, one.budget),
+        Plan(count, True, one.budget),
+        Plan(max(1, count // 2), False, one.budget, piece=PIECE),
+    ]
 
 
-def measure(model: Any, one: Draw, recompute: bool) -> int:
-    """Peak bytes of the gradient, weights and batch included; the larger of two runs."""
-    forest, peaks = plant(one.rows), []
+def training(one: Draw) -> list[TrainingRow]:
+    """Its rows, as a loss of many rejected answers takes them."""
+    return [
+        TrainingRow(
+            EncodedPair(str(index), row.prompt_ids, row.responses, row.group),
+            (0.0,) * len(row.responses),
+        )
+        for index, row in enumerate(one.rows)
+    ]
+
+
+CONFIG = TrainConfig(loss="mipo")
+
+
+def measure(model: Any, one: Draw, plan: Plan) -> int:
+    """Peak bytes of a step's gradient, weights and batch included; the larger of two runs."""
+    lm = LanguageModel(model, None, None, "", "", None)  # type: ignore[arg-type]
+    gradients, rows, peaks = Gradients(lm, CONFIG, plan), training(one), []
     for _ in range(2):
         gc.collect()
         mx.clear_cache()
         mx.reset_peak_memory()
-        found = loss_gradient(model, forest, _loss, budget=one.budget, recompute=recompute)
-        mx.eval(found)
+        found = gradients(rows)
+        mx.eval(found[1])
         peaks.append(mx.get_peak_memory())
         del found
     return max(peaks)
 
 
-def measured(seed: int, draws: int) -> Iterator[tuple[Draw, int, bool, int]]:
-    """Draws with bytes of weights, whether checkpointed, and their peaks."""
+def measured(seed: int, draws: int) -> Iterator[tuple[Draw, int, Plan, int]]:
+    """Draws with bytes of weights, how their steps were taken, and their peaks."""
     rng = random.Random(seed)
     for index in range(draws):
         one = draw(rng)
         model = build(one.of, index)
         weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-        for recompute in (False, True):
-            yield one, weights, recompute, measure(model, one, recompute)
+        for plan in plans(one):
+            yield one, weights, plan, measure(model, one, plan)
 
 
-def predicted(one: Draw, weights: int, recompute: bool, by: Coefficients | None = None) -> int:
+def predicted(one: Draw, weights: int, plan: Plan, by: Coefficients | None = None) -> int:
     """Peak bytes, weights included."""
-    shape = Geometry.of(one.rows)
-    return weights + step_bytes(shape, one.of, budget=one.budget, recompute=recompute, by=by)
+    return weights + max(
+        step_bytes(shape, one.of, budget=one.budget, recompute=plan.recompute, by=by)
+        for shape in one.shapes(plan)
+    )
 
 
-def fitted(found: list[tuple[Draw, int, bool, int]]) -> Coefficients:
+def fitted(found: list[tuple[Draw, int, Plan, int]]) -> Coefficients:
     """Coefficients with the least relative error, outliers damped."""
     from scipy.optimize import least_squares
 
@@ -142,7 +177,7 @@ def fitted(found: list[tuple[Draw, int, bool, int]]) -> Coefficients:
 
     def errors(values: Any) -> Any:
         by = Coefficients(**dict(zip(names, map(float, values), strict=True)))
-        return [np.log(predicted(d, w, r, by) / peak) for d, w, r, peak in found]
+        return [np.log(predicted(d, w, p, by) / peak) for d, w, p, peak in found]
 
     start = list(asdict(Coefficients()).values())
     best = least_squares(errors, start, bounds=(0, 60), loss="soft_l1", f_scale=0.05)
@@ -163,9 +198,10 @@ def sweep() -> None:
             Row((*shared, 5 + i, 9), tuple(tuple(range(9 + i, 73 + i)) for i in range(2)), "all")
             for i in range(4)
         ]
-        for recompute in (False, True):
-            peak = measure(model, Draw(of, rows, 64 * 2**20), recompute)
-            told = {"vocabulary": of.vocabulary, "context": stem, "recompute": recompute}
+        one = Draw(of, rows, 64 * 2**20)
+        for plan in plans(one):
+            peak = measure(model, one, plan)
+            told = {"vocabulary": of.vocabulary, "context": stem, "plan": str(plan)}
             print(json.dumps({**told, "step_bytes": peak - weights, "weights": weights}))
 
 
@@ -183,14 +219,14 @@ def main() -> None:
         sweep()
         return
     found = []
-    for one, weights, recompute, peak in measured(args.seed, args.draws):
-        found.append((one, weights, recompute, peak))
-        guess = predicted(one, weights, recompute)
-        told = {**asdict(one.of), "recompute": recompute, "predicted": guess, "measured": peak}
+    for one, weights, plan, peak in measured(args.seed, args.draws):
+        found.append((one, weights, plan, peak))
+        guess = predicted(one, weights, plan)
+        told = {**asdict(one.of), "plan": str(plan), "predicted": guess, "measured": peak}
         print(json.dumps({**told, "error": round(guess / peak - 1, 3)}), flush=True)
     if args.fit:
         print(json.dumps(asdict(fitted(found))))
-    errors = [abs(predicted(d, w, r) / peak - 1) for d, w, r, peak in found]
+    errors = [abs(predicted(d, w, p) / peak - 1) for d, w, p, peak in found]
     print(json.dumps({"n": len(errors), "largest_error": max(errors)}))
 
 

@@ -96,8 +96,7 @@ def _seconds(
     train = config.train
     step = train.batch_size * train.gradient_accumulation_steps
     tokens = sum(
-        cut([rows[i : i + step]], plan.micro_batch, train.loss, shares)[1]
-        for i in range(0, len(rows), step)
+        cut([rows[i : i + step]], plan, train.loss, shares)[1] for i in range(0, len(rows), step)
     )
     of = Dimensions.of(skeleton.config)
     arrays = dict(tree_flatten(skeleton.model.parameters()))
@@ -163,6 +162,7 @@ def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, An
         "prefixes_shared": shares,
         "optimizer_steps": train.epochs * math.ceil(len(rows) / train.batch_size),
         "micro_batch_size": plan.micro_batch,
+        "prompt_piece": plan.piece,
         "gradient_checkpointing": plan.recompute,
         "predicted_peak_bytes": plan.peak,
         "limit_bytes": plan.limit,

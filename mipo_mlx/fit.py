@@ -348,7 +348,11 @@ def train(run: Path, config: RunConfig, on_progress: Progress) -> dict[str, Any]
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )
     stats: dict[str, Any] = {}
-    state = {**key, "plan": [plan.micro_batch, plan.recompute, plan.logits], "ranks": ranks.size}
+    state = {
+        **key,
+        "plan": [plan.micro_batch, plan.recompute, plan.logits, plan.piece],
+        "ranks": ranks.size,
+    }
     with measured(stats):
         if ranks.rank == 0:
             store.write_text("config.toml", to_toml(config))

@@ -24,7 +24,7 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.core import baselines, dpo
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.errors import DataError
-from mipo_mlx.lm.forest import Forest, Row, alone, plant
+from mipo_mlx.lm.forest import Forest, Row, alone, plant, stems_of
 
 GRIDS = ("infonce", "sami")
 FIGURES = (  # what is told of each row
@@ -124,8 +124,36 @@ def nodes(rows: Sequence[TrainingRow], loss: str) -> list[Row]:
     return [Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]
 
 
-def collate(rows: Sequence[TrainingRow], loss: str = "sigmoid", *, shares: bool = True) -> Batch:
-    """Pad rows into one ``Batch``; ``shares`` forwards a prompt once for all its answers."""
+class Stems:
+    """What the prompts of some nodes start with, and which of these each node goes on from."""
+
+    def __init__(self, known: Sequence[Row]) -> None:
+        groups = [node.group for node in known]
+        self.tokens, owner = stems_of([node.prompt_ids for node in known], groups)
+        self._owner = {
+            (n.group, n.prompt_ids): place for n, place in zip(known, owner, strict=True)
+        }
+
+    def owner(self, node: Row) -> int:
+        """The index of its stem."""
+        return self._owner[node.group, node.prompt_ids]
+
+
+def collate(
+    rows: Sequence[TrainingRow],
+    loss: str = "sigmoid",
+    *,
+    shares: bool = True,
+    stems: Stems | None = None,
+) -> Batch:
+    """Pad rows into one ``Batch``.
+
+    Args:
+        rows: at least one.
+        loss: decides which answers stand under which prompts.
+        shares: a prompt is forwarded once for all its answers.
+        stems: those of their prompts that are forwarded already, which the forest leaves out.
+    """
     known = nodes(rows, loss)
     every = [((row.group, row.prompt_ids), ids) for row in known for ids in row.responses]
     places = {answer: place for place, answer in enumerate(every)}
@@ -142,8 +170,12 @@ def collate(rows: Sequence[TrainingRow], loss: str = "sigmoid", *, shares: bool 
             other = ("", row.other_prompt_ids)
             other_sides.append([places[other, ids] for ids in row.encoded.responses])
     counts = np.array([len(row.encoded.responses) - 1 for row in rows])
+    if stems is None:
+        forest = plant(known) if shares else alone(known)
+    else:
+        forest = plant(known, stems.tokens, [stems.owner(node) for node in known])
     return Batch(
-        plant(known) if shares else alone(known),
+        forest,
         mx.array(sides, dtype=mx.int32),
         mx.array(np.arange(width - 1) < counts[:, None]),
         mx.array(np.array(other_sides, dtype=np.int32).reshape(-1, 2)),

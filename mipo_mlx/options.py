@@ -202,6 +202,13 @@ class TrainConfig:
         "Always make activations again in the backward pass, for less memory; without it, only "
         "where memory is short.",
     )
+    prompt_piece: int = option(
+        0,
+        "Always forward prompts by themselves, this many tokens at a time, and again for the "
+        "gradient; their activations are then never kept. 0: only where memory is short.",
+        low=0,
+        high=1_048_576,
+    )
     compile: bool = option(
         True, "On a GPU, round lengths up and compile the step, for at most 16 shapes."
     )

@@ -15,14 +15,17 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mipo_mlx.config import TrainConfig
+from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
 from mipo_mlx.lm.buckets import Compiled, padded
 from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, sequence_logprobs
-from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.lm.gradient import Trunk, forward_trunk, loss_gradient, trunk_gradient
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.objectives import FIGURES, Batch, TrainingRow, collate, losses, nodes
-from mipo_mlx.plan import AT_ONCE, Plan, micro_batches, tokens_of
+from mipo_mlx.objectives import FIGURES, Batch, Stems, TrainingRow, collate, losses, nodes
+from mipo_mlx.plan import AT_ONCE, Plan, bunches, by_pieces, micro_batches, tokens_of
 from mipo_mlx.ranks import Ranks
+
+Result = tuple[dict[str, mx.array], Any]  # figures of rows [p], and a gradient
 
 
 def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
@@ -31,6 +34,7 @@ def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
         config.micro_batch_size or config.batch_size,
         config.gradient_checkpointing,
         int(config.logits_memory * 2**30) if lm.splits else 0,
+        piece=config.prompt_piece,
     )
 
 
@@ -83,12 +87,15 @@ class Gradients:
             self.compiled = Compiled(self.model, self._of_arrays)
 
     def _batches(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
-        for part in micro_batches(rows, self.plan.micro_batch, AT_ONCE):
-            mine = [rows[index] for index in part]
-            self.forwarded += tokens_of(nodes(mine, self.config.loss), self.lm.shares)
-            yield collate(mine, self.config.loss, shares=self.lm.shares)
+        parts = micro_batches(rows, self.plan.micro_batch, AT_ONCE)
+        yield from self._collated([[rows[index] for index in part] for part in parts])
 
-    def _of_batch(self, batch: Batch) -> tuple[mx.array, Any]:
+    def _collated(self, parts: Sequence[Sequence[TrainingRow]]) -> Iterator[Batch]:
+        for part in parts:
+            self.forwarded += tokens_of(nodes(part, self.config.loss), self.lm.shares)
+            yield collate(part, self.config.loss, shares=self.lm.shares)
+
+    def _of_batch(self, batch: Batch, trunk: Trunk | None = None) -> tuple[mx.array, Any]:
         """Log-probs of the forest's responses, and the gradient of the rows' summed loss."""
 
         def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
@@ -96,7 +103,7 @@ class Gradients:
 
         budget, recompute = self.plan.logits, self.plan.recompute
         told, grads = loss_gradient(
-            self.model, batch.forest, loss, budget=budget, recompute=recompute
+            self.model, batch.forest, loss, budget=budget, recompute=recompute, trunk=trunk
         )
         return told["logps"], grads
 
@@ -104,10 +111,38 @@ class Gradients:
         count = len(Forest._fields)
         return self._of_batch(Batch(Forest(*arrays[:count]), *arrays[count:]))
 
-    def _gradient(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+    def _by_pieces(self, parts: Sequence[Sequence[TrainingRow]]) -> Iterator[Result]:
+        """Of rows that go on from the same prompts, these forwarded by themselves."""
+        known = [node for part in parts for node in nodes(part, self.config.loss)]
+        stems = Stems(known)
+        tokens, mask = pad_right(stems.tokens)
+        if not by_pieces(stems.tokens, len(parts), self.plan.piece):
+            yield from map(self._gradient, self._collated(parts))
+            return
+        columns = max(1, self.plan.piece // len(tokens))
+        lengths = mx.array(mask.sum(axis=1).astype(np.int32))
+        trunk = forward_trunk(self.model, mx.array(tokens), lengths, columns)
+        self.forwarded += tokens_of(known, True)
+        for part in parts:
+            batch = collate(part, self.config.loss, stems=stems)
+            found = self._gradient(batch, trunk)
+            mx.eval(found, trunk.slopes)  # together, or a graph would stay for the latter
+            yield found
+        yield {}, trunk_gradient(self.model, trunk, recompute=self.plan.recompute)
+
+    def _of_rows(self, rows: Sequence[TrainingRow]) -> Iterator[Result]:
+        """Figures of rows, and gradients that add up to that of their summed loss."""
+        if not (self.plan.piece and self.lm.shares):
+            for batch in self._batches(rows):
+                yield self._gradient(batch)
+            return
+        for bunch in bunches(rows, self.plan.micro_batch, AT_ONCE):
+            yield from self._by_pieces([[rows[index] for index in part] for part in bunch])
+
+    def _gradient(self, batch: Batch, trunk: Trunk | None = None) -> Result:
         """Each row's figures, and the gradient of the summed loss."""
-        if self.compiled is None:
-            logps, grads = self._of_batch(batch)
+        if self.compiled is None or trunk is not None:
+            logps, grads = self._of_batch(batch, trunk)
         else:
             logps, grads = self.compiled([*padded(batch.forest), *batch[1:]])
         return _summed(batch, self.config, logps)[1], grads
@@ -120,8 +155,7 @@ class Gradients:
         """Mean figures of rows, and the gradient of their mean loss."""
         total: Any = None
         figures: dict[str, list[np.ndarray]] = {}
-        for batch in self._batches(self.ranks.mine(rows)):
-            each, grads = self._gradient(batch)
+        for each, grads in self._of_rows(self.ranks.mine(rows)):
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(each, total)
             for name, array in each.items():

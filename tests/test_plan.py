@@ -14,7 +14,7 @@ from lm.test_forest import with_lora
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.lm.footprint import Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import CAUSAL_PIECE, Row, alone, plant
+from mipo_mlx.lm.forest import CAUSAL_PIECE, QUICK_PIECE, Row, alone, plant
 from mipo_mlx.lm.gradient import loss_gradient
 from mipo_mlx.objectives import TrainingRow
 from mipo_mlx.plan import AT_ONCE, LEAST_LOGITS, Plan, choose, micro_batches, steps_of
@@ -63,13 +63,13 @@ def test_prompts_of_their_own_are_taken_fewer_at_once_before_anything_is_made_tw
     assert plan.micro_batch < 8 or plan.logits < whole.logits
 
 
-def test_a_shared_context_is_checkpointed_before_it_is_forwarded_for_each_pair() -> None:
+def test_a_shared_context_is_taken_in_pieces_before_it_is_forwarded_for_each_pair() -> None:
     made = rows(8, stem=600)
     narrow = replace(OF, vocabulary=100)  # logits weigh nothing
     peaks = [choose([made], CONFIG, narrow, fixed=0, limit=10**12).peak]
     plan = choose([made], CONFIG, narrow, fixed=0, limit=int(0.7 * peaks[0]))
-    assert plan.fits
-    assert (plan.micro_batch, plan.recompute) == (8, True)
+    assert plan.fits and plan.piece and not plan.recompute
+    assert f"prompts by {plan.piece} tokens" in str(plan)
 
 
 def test_where_nothing_fits_the_leanest_is_taken_and_said() -> None:
@@ -106,7 +106,12 @@ def test_geometry_is_that_of_the_forest(stem: int) -> None:
     assert shape.answers == forest.real.size
     pieces = shape.passes[: -1 - bool(branches.shape[1])]
     assert sum(one.tokens for one in pieces) == stems.size
-    assert all(one.queries <= CAUSAL_PIECE for one in pieces)
+    assert all(one.queries <= QUICK_PIECE for one in pieces)
+    again = Geometry.of(made, recompute=True).passes
+    assert all(one.queries <= CAUSAL_PIECE for one in again[: len(again) - len(shape.passes[1:])])
+    lengths = [len(made[0].prompt_ids) - 1 - branches.shape[1]] * len(made) if stem else None
+    if lengths:
+        assert Geometry.after(made, lengths).passes == shape.passes[len(pieces) :]
     single = Geometry.of(made, shares=False)
     assert single.passes[0].tokens == alone(made).responses.size
     assert single.answers == forest.real.size

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import CAUSAL_PIECE, Row, stems_of
+from mipo_mlx.lm.forest import CAUSAL_PIECE, QUICK_PIECE, Row, stems_of
 
 HALF = ("float16", "bfloat16")
 
@@ -93,7 +93,7 @@ class Geometry:
     answers: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row], *, shares: bool = True) -> Geometry:
+    def of(cls, rows: Sequence[Row], *, shares: bool = True, recompute: bool = False) -> Geometry:
         """Of the forest that ``plant`` makes of rows, or ``alone`` where nothing is shared."""
         answers = sum(len(ids) for row in rows for ids in row.responses)
         if not shares:
@@ -101,19 +101,50 @@ class Geometry:
             return cls((Pass(len(widths), max(widths), max(widths)),), answers)
         stems, owner = stems_of([row.prompt_ids for row in rows], [row.group for row in rows])
         stem = max(map(len, stems))
-        branch = max(
-            len(row.prompt_ids) - 1 - len(stems[mine])
-            for row, mine in zip(rows, owner, strict=True)
-        )
-        step = CAUSAL_PIECE if head.on_cpu() else max(1, stem)
+        step = max(1, stem)
+        if head.on_cpu():
+            step = CAUSAL_PIECE if recompute else QUICK_PIECE
         passes = [
             Pass(len(stems), min(step, stem - start), min(stem, start + step))
             for start in range(0, stem, step)
         ]
-        passes += [Pass(len(rows), branch, stem + branch)] if branch else []
-        counts = [len(row.responses) for row in rows]
+        after = cls.after(rows, [len(stems[mine]) for mine in owner])
+        return cls((*passes, *after.passes), answers)
+
+    @classmethod
+    def after(cls, rows: Sequence[Row], stems: Sequence[int]) -> Geometry:
+        """Of what follows stems of these lengths, one a row, that are forwarded already."""
+        stem = max(stems)
+        branch = max(
+            len(row.prompt_ids) - 1 - length for row, length in zip(rows, stems, strict=True)
+        )
         width = max(len(ids) for row in rows for ids in row.responses)
-        return cls((*passes, Pass(sum(counts), width, stem + branch + width)), answers)
+        passes = [Pass(len(rows), branch, stem + branch)] if branch else []
+        count = sum(len(row.responses) for row in rows)
+        answers = sum(len(ids) for row in rows for ids in row.responses)
+        return cls((*passes, Pass(count, width, stem + branch + width)), answers)
+
+
+@dataclass(frozen=True)
+class Bunch:
+    """Batches that go on from prompts forwarded by themselves.
+
+    Attributes:
+        tokens: of these prompts, padding included.
+        piece: the widest pass of them, which sees most.
+        parts: of the batches, one after the other.
+    """
+
+    tokens: int
+    piece: Pass
+    parts: tuple[Geometry, ...]
+
+    @classmethod
+    def of(cls, stems: Sequence[int], columns: int, parts: Sequence[Geometry]) -> Bunch:
+        """Of stems of these lengths, this many columns forwarded at once."""
+        longest = max(stems)
+        piece = Pass(len(stems), min(columns, longest), longest)
+        return cls(len(stems) * longest, piece, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -144,23 +175,25 @@ class Coefficients:
 
 
 def step_bytes(
-    geometry: Geometry,
+    geometry: Geometry | Bunch,
     of: Dimensions,
     *,
     budget: int,
     recompute: bool,
     by: Coefficients | None = None,
 ) -> int:
-    """Peak bytes of one micro-batch's gradient, weights and optimizer aside.
+    """Peak bytes of the gradient of what is forwarded together, weights and optimizer aside.
 
     Args:
-        geometry: of its forest.
+        geometry: of a micro-batch's forest, or of all that go on from the same prompts.
         of: the model's dimensions.
         budget: bytes of logits at once; 0 is all of them.
         recompute: blocks are checkpointed.
         by: in place of the fitted ones.
     """
     by = by or Coefficients()
+    if isinstance(geometry, Bunch):
+        return _bunch_bytes(geometry, of, budget, recompute, by)
     passes = geometry.passes
 
     def token(one: Pass) -> float:
@@ -191,7 +224,17 @@ def step_bytes(
         )
     copies = head.EAGER_COPIES if head.on_cpu() else head.LAZY_COPIES
     at_once = geometry.answers
-    if budget:
+    if budget and at_once:
         at_once = -(-at_once // -(-at_once // head.chunk_rows(of.vocabulary, budget)))
     logits = by.logit * 4 * copies * at_once * of.vocabulary
     return int(of.itemsize * kept + max(of.itemsize * work, logits))
+
+
+def _bunch_bytes(
+    bunch: Bunch, of: Dimensions, budget: int, recompute: bool, by: Coefficients
+) -> int:
+    """Of prompts' keys and values, and one pass at a time."""
+    held = bunch.tokens * of.layers * 2 * of.kv_heads * of.head_dim
+    passes = [*bunch.parts, Geometry((bunch.piece,), 0)]
+    most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
+    return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added

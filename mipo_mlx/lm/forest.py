@@ -20,9 +20,11 @@ from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
 from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
+from mipo_mlx.lm.quick import by_parts
 from mipo_mlx.lm.recompute import recomputed
 
 CAUSAL_PIECE = 128  # tokens of a stem forwarded at once on a CPU
+QUICK_PIECE = 256  # likewise where scores cost less
 _BEYOND = 2**31  # above every token id
 
 
@@ -198,13 +200,15 @@ def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = F
     the keys up to its own end only.
     """
     caches = new_caches(model, segmented=segmented)
-    step = CAUSAL_PIECE if head.on_cpu() else max(1, tokens.shape[1])
+    step = max(1, tokens.shape[1])
+    if head.on_cpu():
+        step = QUICK_PIECE if by_parts() else CAUSAL_PIECE
     for start in range(0, tokens.shape[1], step):
-        _fill(model, tokens[:, start : start + step], caches)
+        fill(model, tokens[:, start : start + step], caches)
     return Held(caches, lengths)
 
 
-def _fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
+def fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
     """Forward tokens for the sake of their keys and values; no head, where it can be left out."""
     parts = head.parts(model)
     if parts is None:
@@ -228,7 +232,7 @@ def hold_in_chunks(
     else:
         caches = fork(trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths)
     for start in range(0, padded.shape[1], chunk):
-        _fill(model, mx.array(padded[:, start : start + chunk]), caches)
+        fill(model, mx.array(padded[:, start : start + chunk]), caches)
         mx.eval([cache.state for cache in caches])
     if trunk is None:
         return Held(caches, lengths)
@@ -250,7 +254,7 @@ def grow(
     stems = held or hold(model, forest.stems, forest.stem_lengths, segmented=segmented)
     caches = fork(stems.caches, forest.stem_of, stems.lengths)
     if forest.branches.shape[1]:
-        _fill(model, forest.branches, caches)
+        fill(model, forest.branches, caches)
         settle(caches, forest.branch_lengths)
     return caches
 

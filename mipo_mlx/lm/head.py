@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.core.logprobs import token_logprobs
+from mipo_mlx.lm.cores import PIECE, pieces, spread
 
 Logits = Callable[[mx.array], mx.array]  # hidden states [1, n, d] -> [1, n, v]
 Chunk = Callable[[mx.array, mx.array], list[mx.array]]
@@ -116,12 +117,12 @@ def _in_turn(function: Chunk, rows: int, states: mx.array, wanted: mx.array) -> 
 
 def _values(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array]:
     """Log-probs [n] of a chunk."""
-    return [token_logprobs(logits(states[None])[0], wanted)]
+    return [token_logprobs(logits(states[None]).squeeze(0), wanted)]
 
 
 def _slopes(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array]:
     """Log-probs [n] of a chunk, and their gradients [n, d] to its hidden states."""
-    raw = logits(states[None])[0]
+    raw = logits(states[None]).squeeze(0)
     shares = mx.softmax(raw.astype(mx.float32), axis=-1)
     off = shares.at[mx.arange(wanted.shape[0]), wanted].add(-1.0)  # of -values, by logit
     return [token_logprobs(raw, wanted), _pulled(logits, states, off.astype(raw.dtype))]
@@ -129,7 +130,7 @@ def _slopes(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array
 
 def _pulled(logits: Logits, states: mx.array, off: mx.array) -> mx.array:
     """Minus the gradient to the hidden states, given that to the logits."""
-    _, (slope,) = mx.vjp(lambda x: logits(x[None])[0], [states], [off])
+    _, (slope,) = mx.vjp(lambda x: logits(x[None]).squeeze(0), [states], [off])
     return -slope
 
 
@@ -178,14 +179,14 @@ def slopes_by_numpy(
     values, slopes = [], []
     for start, end in _chunks(hidden.shape[0], rows):
         states, wanted = hidden[start:end], np.array(targets[start:end])
-        raw = logits(states[None])[0]
-        off = np.array(raw.astype(mx.float32))
+        raw = logits(states[None]).squeeze(0)
+        single = raw.astype(mx.float32)
+        off = np.array(single, copy=False)  # what is put here, MLX reads
         value, total = _exponentials(off, wanted)
         values.append(value)
-        off /= total
-        off[np.arange(len(wanted)), wanted] -= 1.0
-        slope = _pulled(logits, states, mx.array(off).astype(raw.dtype))
-        slopes.append(np.array(slope.astype(mx.float32)))
+        off[np.arange(len(wanted)), wanted] -= total[:, 0]
+        slope = _pulled(logits, states, single.astype(raw.dtype))
+        slopes.append(np.array(slope.astype(mx.float32)) / total)
     return np.concatenate(values), np.concatenate(slopes)
 
 
@@ -193,16 +194,24 @@ def values_by_numpy(logits: Logits, hidden: mx.array, targets: mx.array, rows: i
     """The log-probs [n] of ``slopes_by_numpy`` alone."""
     values = []
     for start, end in _chunks(hidden.shape[0], rows):
-        raw = logits(hidden[None, start:end])[0]
+        raw = logits(hidden[None, start:end]).squeeze(0)
         wanted = np.array(targets[start:end])
-        values.append(_exponentials(np.array(raw.astype(mx.float32)), wanted)[0])
+        values.append(_exponentials(np.array(raw.astype(mx.float32), copy=False), wanted)[0])
     return np.concatenate(values)
 
 
 def _exponentials(raw: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log-probs [n] and the sum of exponentials [n, 1]; logits [n, v] become these, in place."""
-    raw -= raw.max(axis=1, keepdims=True)
-    picked = raw[np.arange(len(wanted)), wanted]
-    np.exp(raw, out=raw)
-    total = raw.sum(axis=1, keepdims=True)
-    return picked - np.log(total[:, 0]), total
+    picked = np.empty((len(wanted), 1), dtype=np.float32)
+    total = np.empty_like(picked)
+
+    def work(index: tuple[Any, ...]) -> None:
+        rows = index[:1]  # whole rows
+        piece = raw[rows]
+        np.subtract(piece, piece.max(axis=1, keepdims=True), out=piece)
+        picked[rows] = np.take_along_axis(piece, wanted[rows][:, None], axis=1)
+        np.exp(piece, out=piece)
+        total[rows] = piece.sum(axis=1, keepdims=True)
+
+    spread(work, pieces(raw.shape, max(PIECE, raw.shape[1])))
+    return (picked - np.log(total))[:, 0], total

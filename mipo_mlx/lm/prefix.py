@@ -19,6 +19,8 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.errors import ModelError
+from mipo_mlx.lm.attention import Part
+from mipo_mlx.lm.quick import by_parts, offer
 
 HIDDEN = 2**30  # position of padding, beyond every query
 
@@ -141,6 +143,10 @@ class GrowingCache:
             return create_causal_mask(new, offset=self.held, window_size=window_size)
         return "causal"
 
+    def hold(self, keys: mx.array, values: mx.array) -> None:
+        """Begin with these columns [b, heads, held, d]."""
+        self.keys, self.values, self.held = keys, values, keys.shape[2]
+
     def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
         twin = GrowingCache(self.mask_rank, self.reserve)
         twin.held, twin.layout = self.held, layout
@@ -153,6 +159,53 @@ class GrowingCache:
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
+
+
+class TreeCache(GrowingCache):
+    """For attention that reads parts: what rows go on from is never copied to them.
+
+    ``keys`` and ``values`` are what was appended since the last fork, a row each; ``base`` is what
+    lies before, with the row of it that each row goes on from.
+    """
+
+    def __init__(self, mask_rank: int = 4) -> None:
+        super().__init__(mask_rank)
+        self.base: list[Part] = []
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self.held += keys.shape[2]
+        if self.keys is not None and self.values is not None:
+            keys = mx.concatenate([self.keys, keys], axis=2)
+            values = mx.concatenate([self.values, values], axis=2)
+        self.keys, self.values = keys, values
+        if not self.base:
+            return keys, values
+        parts = [*self.base, Part(keys, values)]
+        joined = [
+            mx.concatenate(
+                [take(array, part.rows) for array, part in zip(side, parts, strict=True)], axis=2
+            )
+            for side in ([part.keys for part in parts], [part.values for part in parts])
+        ]
+        offer(joined[0], joined[1], parts)
+        return joined[0], joined[1]
+
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        twin = TreeCache(self.mask_rank)
+        twin.held, twin.layout = self.held, layout
+        for part in self.base:
+            old = part.rows
+            new = old if rows is None else rows if old is None else old[rows]
+            twin.base.append(Part(part.keys, part.values, new))
+        if self.keys is not None and self.values is not None:
+            twin.base.append(Part(self.keys, self.values, rows))
+        return twin
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Arrays to evaluate."""
+        return [a for part in self.base for a in (part.keys, part.values)] + super().state
 
 
 class SegmentedCache(GrowingCache):
@@ -173,6 +226,10 @@ class SegmentedCache(GrowingCache):
         every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
         joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
         return joined, other
+
+    def hold(self, keys: mx.array, values: mx.array) -> None:
+        """Begin with these columns [b, heads, held, d]."""
+        self.append(keys, values)
 
     def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
         twin = SegmentedCache(self.mask_rank)
@@ -312,7 +369,16 @@ def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> list
     rank, count = _mask_rank(model), len(make_prompt_cache(model))
     if segmented:
         return [SegmentedCache(rank) for _ in range(count)]
+    if by_parts() and not reserve:
+        return [TreeCache(rank) for _ in range(count)]
     return [GrowingCache(rank, reserve) for _ in range(count)]
+
+
+def primed(caches: Sequence[GrowingCache], arrays: Sequence[mx.array]) -> list[GrowingCache]:
+    """New caches, in prompt mode, that hold keys and values [b, heads, held, d] of each in turn."""
+    for cache, keys, values in zip(caches, arrays[::2], arrays[1::2], strict=True):
+        cache.hold(keys, values)
+    return list(caches)
 
 
 def _mask_rank(model: Any) -> int:

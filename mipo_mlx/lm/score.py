@@ -8,7 +8,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mipo_mlx.lm import head
-from mipo_mlx.lm.attention import quick_attention
 from mipo_mlx.lm.forest import (
     Forest,
     Held,
@@ -21,6 +20,7 @@ from mipo_mlx.lm.forest import (
     token_scores,
 )
 from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.quick import quick
 
 WINDOW = 512  # rows planned together; bounds how long the first result waits
 
@@ -111,7 +111,7 @@ def _measured(
             window = rows[start : start + WINDOW]
             results: dict[int, tuple[T_co, ...]] = {}
             for wave in waves(window, max_tokens):
-                with quick_attention():
+                with quick():
                     results.update(_score_wave(lm, window, wave, max_tokens, measure))
             for index in range(len(window)):
                 yield results[index]

@@ -1,18 +1,16 @@
-"""Attention with NumPy's exponentials, against float64 by the formula and against MLX's own."""
+"""Attention with NumPy's exponentials, against float64 by the formula and MLX's own gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import attention
-from mipo_mlx.lm.attention import attend, quick_attention
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.score import score
+from mipo_mlx.lm import attention, cores
+from mipo_mlx.lm.attention import Part, attend, attend_and_back
 
 
 def draw(b: int, h: int, g: int, rows: int, columns: int, d: int = 8) -> list[np.ndarray]:
@@ -39,6 +37,10 @@ def check(found: mx.array, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(np.array(found), wanted, atol=2e-6, rtol=2e-5)
 
 
+def whole(k: np.ndarray, v: np.ndarray) -> list[Part]:
+    return [Part(mx.array(k), mx.array(v))]
+
+
 @pytest.mark.parametrize("chunk", [1 << 30, 3000])
 @pytest.mark.parametrize(("h", "g"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("kind", ["none", "causal", "rows", "window", "heads"])
@@ -62,63 +64,122 @@ def test_it_is_the_formula(
         bools = bools.copy()
         bools[..., np.arange(rows), place[:, 0]] = True  # everybody sees at least itself
     mask: Any = kind if kind == "causal" else None if bools is None else mx.array(bools)
-    found = attend(mx.array(q), mx.array(k), mx.array(v), scale=0.3, mask=mask)
-    check(found, formula(q, k, v, 0.3, bools))
+    wanted = formula(q, k, v, 0.3, bools)
+    for function in (attend, attend_and_back):
+        check(function(mx.array(q), whole(k, v), scale=0.3, mask=mask), wanted)
 
 
 def test_large_scores_do_not_overflow() -> None:
     q, k, v = draw(1, 2, 2, 4, 6)
     q *= 200
-    found = attend(mx.array(q), mx.array(k), mx.array(v), scale=1.0, mask="causal")
+    found = attend(mx.array(q), whole(k, v), scale=1.0, mask="causal")
     causal = np.arange(2, 6)[:, None] >= np.arange(6)
     check(found, formula(q, k, v, 1.0, causal[None, None]))
 
 
-def test_it_steps_aside_where_it_is_not_exact_or_does_not_pay(
-    monkeypatch: pytest.MonkeyPatch,
+OWNERS = {
+    "one for all": [[0] * 6, [0, 0, 0, 1, 1, 1]],
+    "pairs": [[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2]],  # the first is not regular
+    "any order": [[1, 0, 1, 1, 0, 1], [2, 0, 1, 0, 1, 2]],
+}
+
+
+def forked(owners: Sequence[Sequence[int]], g: int) -> tuple[list[Part], list[np.ndarray]]:
+    """Parts of 7 and 5 shared columns and 4 of each row's own; and the same joined."""
+    rng = np.random.default_rng(2)
+    b, d = len(owners[0]), 8
+    parts, joined = [], []
+    for width, owner in zip((7, 5, 4), (*owners, None), strict=True):
+        n = b if owner is None else max(owner) + 1
+        k, v = (rng.normal(0, 2, (n, g, width, size)).astype(np.float32) for size in (d, d + 2))
+        rows = None if owner is None else mx.array(owner)
+        parts.append(Part(mx.array(k), mx.array(v), rows))
+        joined.append([a if owner is None else a[list(owner)] for a in (k, v)])
+    return parts, [np.concatenate(side, axis=2) for side in zip(*joined, strict=True)]
+
+
+@pytest.mark.parametrize("piece", [1 << 16, 20])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("h", "g"), [(2, 2), (6, 2)])
+@pytest.mark.parametrize("kind", sorted(OWNERS))
+def test_what_rows_share_is_read_where_it_lies(
+    kind: str, h: int, g: int, masked: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if mx.default_device() != mx.Device(mx.cpu):
-        pytest.skip("nothing changes on a GPU")
-    calls: list[Any] = []
-    monkeypatch.setattr(attention, "attend", lambda *_, **how: calls.append(how["mask"]))
-    q, k, _ = (mx.array(a) for a in draw(1, 4, 4, 80, 120))
-    half = [a.astype(mx.float16) for a in (q, k)]
-    own: Any = mx.fast.scaled_dot_product_attention
-    added = mx.zeros((80, 120))
-    with quick_attention():
-        fast: Any = mx.fast.scaled_dot_product_attention
-        fast(q, k, k, scale=1.0)
-        fast(q, k, k, scale=1.0, mask="causal")
-        fast(q, k, k, scale=1.0, mask=added == 0)
-        assert len(calls) == 3
-        for given, how in (
-            ((half[0], half[1], half[1]), {}),
-            ((q, k, k), {"mask": added}),
-            ((q, k, k), {"sinks": mx.zeros((4,))}),
-            ((q[:, :, :2], k, k), {}),
-        ):
-            found = fast(*given, scale=0.5, **how)
-            assert mx.array_equal(found, own(*given, scale=0.5, **how))
-        assert len(calls) == 3
-    assert mx.fast.scaled_dot_product_attention is own
-    with pytest.raises(RuntimeError), quick_attention():
-        raise RuntimeError
-    assert mx.fast.scaled_dot_product_attention is own
+    monkeypatch.setattr(cores.pieces, "__defaults__", (piece,))
+    parts, (k, v) = forked(OWNERS[kind], g)
+    b, rows = 6, 3
+    q = draw(b, h, g, rows, 1)[0]
+    seen = np.random.default_rng(3).random((b, 1, rows, 16)) < 0.6
+    seen[:, :, 0, :7] = False  # a row to which a whole part is hidden
+    seen[..., -1] = True
+    mask = mx.array(seen) if masked else None
+    wanted = formula(q, k, v, 0.4, seen if masked else None)
+    for function in (attend, attend_and_back):
+        check(function(mx.array(q), parts, scale=0.4, mask=mask), wanted)
 
 
-def test_scores_are_those_of_the_models_own_attention(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", sorted(OWNERS))
+def test_gradients_are_those_of_the_plain_formula(kind: str, masked: bool) -> None:
+    h, g, b, rows = 6, 2, 6, 3
+    parts, _ = forked(OWNERS[kind], g)
+    seen = np.random.default_rng(3).random((b, 1, rows, 16)) < 0.6
+    seen[:, :, 0, :7] = False
+    seen[..., -1] = True
+    mask = mx.array(seen) if masked else None
+    weight = mx.array(np.random.default_rng(4).normal(0, 1, (b, h, rows, 10)).astype(np.float32))
 
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(int(t) for t in rng.integers(3, 250, count))
+    def ours(q: mx.array, *arrays: mx.array) -> mx.array:
+        held = [
+            Part(k, v, p.rows) for k, v, p in zip(arrays[::2], arrays[1::2], parts, strict=True)
+        ]
+        return (attend_and_back(q, held, scale=0.4, mask=mask) * weight).sum()
 
-    head = ids(60)
-    rows = [Row(head + ids(1 + n), (ids(9), ids(3 + n)), "a") for n in range(6)]
-    monkeypatch.setattr(attention, "FEWEST", 1)
-    quick = np.array(list(score(lm, rows)))
-    monkeypatch.setattr(attention, "FEWEST", 1 << 60)
-    plain = np.array(list(score(lm, rows)))
-    np.testing.assert_allclose(quick, plain, atol=1e-4)
-    assert not np.array_equal(quick, plain)  # it was another way
+    def plain(q: mx.array, *arrays: mx.array) -> mx.array:
+        sides = []
+        for side in (arrays[::2], arrays[1::2]):
+            wide = [a if p.rows is None else a[p.rows] for a, p in zip(side, parts, strict=True)]
+            sides.append(mx.repeat(mx.concatenate(wide, axis=2), h // g, axis=1))
+        scores = 0.4 * (q @ sides[0].swapaxes(-1, -2))
+        if mask is not None:
+            scores = mx.where(mask, scores, -mx.inf)
+        return ((mx.softmax(scores, axis=-1) @ sides[1]) * weight).sum()
+
+    arrays = [a for part in parts for a in (part.keys, part.values)]
+    q = mx.array(draw(b, h, g, rows, 1)[0])
+    every = list(range(1 + len(arrays)))
+    value, found = mx.value_and_grad(ours, argnums=every)(q, *arrays)
+    other, wanted = mx.value_and_grad(plain, argnums=every)(q, *arrays)
+    assert value.item() == pytest.approx(other.item(), rel=1e-5)
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=2e-5, rtol=2e-4)
+
+
+def test_a_mask_of_another_shape_is_not_taken_for_the_last_one() -> None:
+    q, k, v = draw(2, 2, 2, 5, 9)
+    for columns in (9, 6):
+        causal = np.arange(columns - 5, columns)[:, None] >= np.arange(columns)
+        found = attend(
+            mx.array(q), whole(k[:, :, :columns], v[:, :, :columns]), scale=1.0, mask="causal"
+        )
+        check(found, formula(q, k[:, :, :columns], v[:, :, :columns], 1.0, causal[None, None]))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10**6])
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 5), (1, 9, 1, 2), (0, 3)])
+def test_pieces_cover_an_array_once(shape: tuple[int, ...], size: int) -> None:
+    counts = np.zeros(shape, dtype=int)
+    for index in cores.pieces(shape, size):
+        assert counts[index].size <= max(size, 1)
+        counts[index] += 1
+    assert (counts == 1).all()
+
+
+def test_what_a_piece_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(index: tuple[Any, ...]) -> None:
+        raise ZeroDivisionError(index)
+
+    for count in (1, 3):
+        monkeypatch.setattr(cores, "_cores", lambda count=count: count)
+        with pytest.raises(ZeroDivisionError):
+            cores.spread(work, [(0,), (1,), (2,)])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import Forest, plant
-from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.data.batch import pad_right
+from mipo_mlx.lm import head, quick
+from mipo_mlx.lm.forest import Forest, Row, plant, stems_of
+from mipo_mlx.lm.gradient import forward_trunk, loss_gradient, trunk_gradient
 
 from . import archs
 from .test_forest import SMALL, plain, ragged, relative, with_lora
@@ -61,6 +64,66 @@ def test_gradients_equal_full_rows_one_by_one(name: str, repeats: int, base: str
         assert relative(grads, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("base", ["fp32", "4 bits"])
+@pytest.mark.parametrize("repeats", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_they_do_by_way_of_numpy_too(
+    name: str, repeats: int, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not head.on_cpu():
+        pytest.skip("for CPUs")
+    monkeypatch.setattr(quick, "FEWEST", 1)
+    monkeypatch.setattr(quick, "FEW", 1)
+    model = (with_lora(name) if base == "fp32" else quantized(name)).train()
+    rows = ragged(repeats)
+    margin, wanted = by_rows(model, rows)
+    told, grads = loss_gradient(model, plant(rows), contrast, budget=SMALL, recompute=False)
+    np.testing.assert_allclose(np.array(told["margin"]), np.array(margin), atol=2e-4)
+    assert relative(grads, wanted) < 1e-5
+
+
+def by_pieces(
+    model: Any, rows: list[Row], cuts: list[int], piece: int, **how: Any
+) -> tuple[list[mx.array], Any]:
+    """Margins and gradient with prompts forwarded by themselves, and then rows in parts."""
+    prompts, groups = [row.prompt_ids for row in rows], [row.group for row in rows]
+    stems, owner = stems_of(prompts, groups)
+    tokens, mask = pad_right(stems)
+    lengths = mx.array(mask.sum(axis=1).astype(np.int32))
+    trunk = forward_trunk(model, mx.array(tokens), lengths, piece)
+    margins, total = [], None
+    for start, stop in pairwise([0, *cuts, len(rows)]):
+        forest = plant(rows[start:stop], stems, owner[start:stop])
+        told, grads = loss_gradient(model, forest, contrast, trunk=trunk, **how)
+        margins.append(told["margin"])
+        total = grads if total is None else tree_map(mx.add, total, grads)
+    last = trunk_gradient(model, trunk, recompute=how["recompute"])
+    return margins, tree_map(mx.add, total, last)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("base", ["fp32", "4 bits"])
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_forwarded_by_themselves_change_nothing(
+    name: str, base: str, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of 5 tokens, where windows of some models are shorter; and in a single one."""
+    monkeypatch.setattr(quick, "FEWEST", 40)  # some by NumPy, some not
+    model = (with_lora(name) if base == "fp32" else quantized(name)).train()
+    rows = ragged(2)
+    wanted, told = None, []
+    for cuts, piece in (([3, 4], 5), ([], 100)):
+        parts = [rows[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
+        each = [by_rows(model, part) for part in parts]
+        wanted = each[0][1]
+        for _, grads in each[1:]:
+            wanted = tree_map(mx.add, wanted, grads)
+        told, found = by_pieces(model, rows, cuts, piece, budget=SMALL, recompute=recompute)
+        for mine, (margin, _) in zip(told, each, strict=True):
+            np.testing.assert_allclose(np.array(mine), np.array(margin), atol=2e-4)
+        assert relative(found, wanted) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
 def test_the_lazy_path_of_gpus_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_lora(name).train()
@@ -69,6 +132,8 @@ def test_the_lazy_path_of_gpus_gives_the_same(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(head, "on_cpu", lambda: False)
     for budget in (0, SMALL):
         _, grads = loss_gradient(model, forest, contrast, budget=budget, recompute=True)
+        assert relative(grads, wanted) < 1e-5
+        _, grads = by_pieces(model, ragged(2), [], 6, budget=budget, recompute=False)
         assert relative(grads, wanted) < 1e-5
 
 
