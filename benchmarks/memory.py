@@ -173,13 +173,14 @@ def fitted(found: list[tuple[Draw, int, Plan, int]]) -> Coefficients:
     """Coefficients with the least relative error, outliers damped."""
     from scipy.optimize import least_squares
 
-    names = [item.name for item in fields(Coefficients)]
+    lazy = ("hidden", "heads", "gate", "shares", "keys")  # of whole steps elsewhere; as they are
+    names = [item.name for item in fields(Coefficients) if item.name not in lazy]
 
     def errors(values: Any) -> Any:
         by = Coefficients(**dict(zip(names, map(float, values), strict=True)))
         return [np.log(predicted(d, w, p, by) / peak) for d, w, p, peak in found]
 
-    start = list(asdict(Coefficients()).values())
+    start = [asdict(Coefficients())[name] for name in names]
     best = least_squares(errors, start, bounds=(0, 60), loss="soft_l1", f_scale=0.05)
     return Coefficients(**{n: round(float(v), 2) for n, v in zip(names, best.x, strict=True)})
 

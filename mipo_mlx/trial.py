@@ -16,7 +16,8 @@ from mlx.utils import tree_reduce
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.contrast import Contrast
 from mipo_mlx.generate import asks, encode, generate
-from mipo_mlx.lm.forest import distinct_prefix_tokens, hold_in_chunks
+from mipo_mlx.lm.forest import distinct_prefix_tokens
+from mipo_mlx.lm.held import hold_in_chunks
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.memory import limit_bytes
 from mipo_mlx.pairing import Prepared, describe, prepare

@@ -14,8 +14,9 @@ from lm.test_forest import with_lora
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.lm.footprint import Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import CAUSAL_PIECE, QUICK_PIECE, Row, alone, plant
+from mipo_mlx.lm.forest import Row, alone, plant, stems_of
 from mipo_mlx.lm.gradient import loss_gradient
+from mipo_mlx.lm.held import CAUSAL_PIECE, QUICK_PIECE
 from mipo_mlx.objectives import TrainingRow
 from mipo_mlx.plan import AT_ONCE, LEAST_LOGITS, Plan, choose, micro_batches, steps_of
 
@@ -108,10 +109,10 @@ def test_geometry_is_that_of_the_forest(stem: int) -> None:
     assert sum(one.tokens for one in pieces) == stems.size
     assert all(one.queries <= QUICK_PIECE for one in pieces)
     again = Geometry.of(made, recompute=True).passes
-    assert all(one.queries <= CAUSAL_PIECE for one in again[: len(again) - len(shape.passes[1:])])
-    lengths = [len(made[0].prompt_ids) - 1 - branches.shape[1]] * len(made) if stem else None
-    if lengths:
-        assert Geometry.after(made, lengths).passes == shape.passes[len(pieces) :]
+    assert all(one.queries <= CAUSAL_PIECE for one in again[: -len(shape.passes) + len(pieces)])
+    stems, owner = stems_of([row.prompt_ids for row in made], [row.group for row in made])
+    after = Geometry.after(made, [len(stems[mine]) for mine in owner])
+    assert (*pieces, *after.passes) == shape.passes
     single = Geometry.of(made, shares=False)
     assert single.passes[0].tokens == alone(made).responses.size
     assert single.answers == forest.real.size

@@ -23,7 +23,7 @@ from mipo_mlx.lm.load import LanguageModel, load_model
 from mipo_mlx.lm.score import score
 from mipo_mlx.objectives import TrainingRow, arrange, collate, losses
 from mipo_mlx.plan import micro_batches
-from mipo_mlx.step import batch_loss
+from mipo_mlx.step import Gradients, batch_loss, ideal_tokens
 from mipo_mlx.store import RunStore
 from mipo_mlx.train import Trainer, train
 from samples import steady
@@ -209,6 +209,38 @@ def test_rows_of_a_long_context_stay_together_and_others_are_cut_apart() -> None
     assert micro_batches(rows, 0, 10_000) == [[0, 1, 2, 3, 4, 5]]
     packed = micro_batches(rows, 0, 110)
     assert packed == [[0, 1, 2], [3, 4], [5]]
+
+
+def test_a_context_in_pieces_is_forwarded_once_for_all_its_pairs() -> None:
+    lm = load_model("embedded")
+    attach(lm)
+    rng = np.random.default_rng(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(10, 500, count).tolist())
+
+    context = ids(90)
+    rows = [
+        TrainingRow(EncodedPair(f"p{n}", context + ids(4 + n), (ids(6), ids(5)), "a"), (-9.0, -8.0))
+        for n in range(4)
+    ]
+    found = {}
+    for name, options in {
+        "whole": {},
+        "cut": {"micro_batch_size": 1},
+        "in pieces": {"micro_batch_size": 1, "prompt_piece": 40},
+    }.items():
+        config = TrainConfig(batch_size=4, **options)  # type: ignore[arg-type]
+        gradients = Gradients(lm, config)
+        values, grads = gradients(rows)
+        found[name] = gradients.forwarded, values["loss"], grads
+    whole, cut, pieces = (found[name] for name in ("whole", "cut", "in pieces"))
+    assert pieces[0] == whole[0] == ideal_tokens(rows, "sigmoid")
+    assert cut[0] > whole[0] + 3 * len(context) - 12
+    assert pieces[1] == pytest.approx(whole[1], rel=1e-6)
+    wanted = dict(tree_flatten(whole[2]))
+    for name, grad in tree_flatten(pieces[2]):
+        np.testing.assert_allclose(np.array(grad), np.array(wanted[name]), atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import CAUSAL_PIECE, QUICK_PIECE, Row, stems_of
+from mipo_mlx.lm.forest import Row, stems_of
+from mipo_mlx.lm.held import CAUSAL_PIECE, QUICK_PIECE
 
 HALF = ("float16", "bfloat16")
 
@@ -154,8 +155,9 @@ class Coefficients:
     ``hidden`` to ``keys``: kept of a block. ``state`` and ``held``: kept of a checkpointed block.
     ``token``, ``score`` and ``head``: a block's work in the backward pass, of its activations, of
     its attention's shares and of keys spread over heads. ``again_`` likewise when it is
-    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``logit``: of the copies
-    of a chunk's logits.
+    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``quick_``: of a block
+    until the backward graph is built, where values are computed at once, and the share of this that
+    is left then. ``logit``: of the copies of a chunk's logits.
     """
 
     hidden: float = 3.53
@@ -163,15 +165,85 @@ class Coefficients:
     gate: float = 5.36
     shares: float = 1.23
     keys: float = 1.82
-    token: float = 0.97
-    score: float = 0.52
-    head: float = 2.26
-    state: float = 1.69
-    held: float = 2.06
-    again_token: float = 1.43
-    again_score: float = 0.62
-    again: float = 1.38
-    logit: float = 0.74
+    token: float = 0.78
+    score: float = 1.06
+    head: float = 0.06
+    state: float = 1.36
+    held: float = 1.25
+    again_token: float = 0.68
+    again_score: float = 1.39
+    again: float = 1.56
+    quick_hidden: float = 15.46
+    quick_heads: float = 14.0
+    quick_gate: float = 10.94
+    quick_shares: float = 1.03
+    quick_kv: float = 11.59
+    quick_keys: float = 0.59
+    quick_left: float = 0.58
+    logit: float = 0.51
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Elements that one block keeps of a pass, by a model's dimensions and coefficients."""
+
+    of: Dimensions
+    by: Coefficients
+
+    def token(self, one: Pass) -> float:
+        of, by = self.of, self.by
+        width = by.hidden * of.hidden + by.heads * of.heads * of.head_dim
+        return one.tokens * (width + by.gate * of.intermediate)
+
+    def scores(self, one: Pass) -> float:
+        return one.tokens * one.keys * self.of.heads
+
+    def pairs(self, one: Pass) -> float:
+        return one.rows * one.keys * self.of.head_dim
+
+    def block(self, one: Pass) -> float:
+        """All that the backward pass reads."""
+        by = self.by
+        keys = by.keys * self.of.kv_heads * self.pairs(one)
+        return self.token(one) + by.shares * self.scores(one) + keys
+
+    def quick_block(self, one: Pass) -> float:
+        """All that was computed, until the backward graph is built."""
+        of, by = self.of, self.by
+        heads = by.quick_heads * of.heads + by.quick_kv * of.kv_heads
+        width = by.quick_hidden * of.hidden + heads * of.head_dim
+        each = one.tokens * (width + by.quick_gate * of.intermediate)
+        keys = by.quick_keys * of.kv_heads * self.pairs(one)
+        return each + by.quick_shares * self.scores(one) + keys
+
+    def checkpointed(self, passes: Sequence[Pass]) -> tuple[float, float]:
+        """What is kept, and a block's work, with activations made again."""
+        of, by = self.of, self.by
+        width = by.state * of.hidden + by.held * of.kv_heads * of.head_dim
+        work = max(
+            by.again_token * self.token(one) + by.again_score * self.scores(one) for one in passes
+        )
+        kept = of.layers * width * sum(one.tokens for one in passes)
+        return kept, by.again * sum(map(self.block, passes)) + work
+
+    def whole(self, passes: Sequence[Pass]) -> tuple[float, float]:
+        """Likewise, with activations kept; of prompts, the last block has keys and values alone."""
+        of, by = self.of, self.by
+        kept = of.layers * sum(map(self.block, passes))
+        kept -= sum(self.token(one) + by.shares * self.scores(one) for one in passes[:-1])
+        work = max(
+            by.token * self.token(one)
+            + by.score * self.scores(one)
+            + by.head * of.heads * self.pairs(one)
+            for one in passes
+        )
+        return kept, work
+
+    def quick(self, passes: Sequence[Pass]) -> tuple[float, float, float]:
+        """What is there when the backward graph is built; and as of ``whole``, from then on."""
+        blocks = [self.quick_block(one) for one in passes]
+        traced = self.of.layers * sum(blocks) - sum(blocks[:-1])
+        return traced, self.by.quick_left * traced, self.whole(passes)[1]
 
 
 def step_bytes(
@@ -194,40 +266,20 @@ def step_bytes(
     by = by or Coefficients()
     if isinstance(geometry, Bunch):
         return _bunch_bytes(geometry, of, budget, recompute, by)
-    passes = geometry.passes
-
-    def token(one: Pass) -> float:
-        width = by.hidden * of.hidden + by.heads * of.heads * of.head_dim
-        return one.tokens * (width + by.gate * of.intermediate)
-
-    def scores(one: Pass) -> float:
-        return one.tokens * one.keys * of.heads
-
-    def pairs(one: Pass) -> float:
-        return one.rows * one.keys * of.head_dim
-
-    whole = sum(
-        token(one) + by.shares * scores(one) + by.keys * of.kv_heads * pairs(one) for one in passes
-    )
+    sizes, passes = _Sizes(of, by), geometry.passes
+    traced = 0.0
     if recompute:
-        width = by.state * of.hidden + by.held * of.kv_heads * of.head_dim
-        kept = of.layers * width * sum(one.tokens for one in passes)
-        work = by.again * whole + max(
-            by.again_token * token(one) + by.again_score * scores(one) for one in passes
-        )
+        kept, work = sizes.checkpointed(passes)
+    elif head.on_cpu() and budget and of.itemsize == 4:
+        traced, kept, work = sizes.quick(passes)
     else:
-        # of prompts, the last block computes keys and values alone
-        kept = of.layers * whole - sum(token(o) + by.shares * scores(o) for o in passes[:-1])
-        work = max(
-            by.token * token(one) + by.score * scores(one) + by.head * of.heads * pairs(one)
-            for one in passes
-        )
+        kept, work = sizes.whole(passes)
     copies = head.EAGER_COPIES if head.on_cpu() else head.LAZY_COPIES
     at_once = geometry.answers
     if budget and at_once:
         at_once = -(-at_once // -(-at_once // head.chunk_rows(of.vocabulary, budget)))
     logits = by.logit * 4 * copies * at_once * of.vocabulary
-    return int(of.itemsize * kept + max(of.itemsize * work, logits))
+    return int(max(of.itemsize * traced, of.itemsize * kept + max(of.itemsize * work, logits)))
 
 
 def _bunch_bytes(
@@ -235,6 +287,7 @@ def _bunch_bytes(
 ) -> int:
     """Of prompts' keys and values, and one pass at a time."""
     held = bunch.tokens * of.layers * 2 * of.kv_heads * of.head_dim
-    passes = [*bunch.parts, Geometry((bunch.piece,), 0)]
+    nothing = Pass(0, 0, 0)  # a piece is no pass of responses
+    passes = [*bunch.parts, Geometry((bunch.piece, nothing), 0)]
     most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
     return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added

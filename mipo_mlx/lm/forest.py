@@ -19,12 +19,10 @@ import numpy as np
 from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
-from mipo_mlx.lm.prefix import GrowingCache, fork, new_caches, settle
-from mipo_mlx.lm.quick import by_parts
+from mipo_mlx.lm.held import Held, fill, hold, lengths_of
+from mipo_mlx.lm.prefix import GrowingCache, fork, settle
 from mipo_mlx.lm.recompute import recomputed
 
-CAUSAL_PIECE = 128  # tokens of a stem forwarded at once on a CPU
-QUICK_PIECE = 256  # likewise where scores cost less
 _BEYOND = 2**31  # above every token id
 
 
@@ -120,14 +118,6 @@ def head_of(stems: Sequence[tuple[int, ...]], worth: float = 0.02) -> tuple[int,
     return best
 
 
-@dataclass(frozen=True)
-class Held:
-    """Forwarded stems: caches in prompt mode, or settled ones, and real tokens of each [s]."""
-
-    caches: list[GrowingCache]
-    lengths: mx.array
-
-
 def plant(
     rows: Sequence[Row],
     stems: Sequence[tuple[int, ...]] | None = None,
@@ -151,9 +141,9 @@ def plant(
     branch_of = np.repeat(np.arange(len(rows)), [len(row.responses) for row in rows])
     return Forest(
         stems=mx.array(stem_tokens),
-        stem_lengths=_lengths([()] if known else stems),
+        stem_lengths=lengths_of([()] if known else stems),
         branches=mx.array(branch_tokens),
-        branch_lengths=_lengths(rests),
+        branch_lengths=lengths_of(rests),
         stem_of=mx.array(list(owner), dtype=mx.int32),
         last=mx.array([ids[-1] for ids in prompts], dtype=mx.int32),
         responses=mx.array(tokens),
@@ -187,57 +177,6 @@ def alone(rows: Sequence[Row]) -> Forest:
         branch_of=places,
         real=mx.array(np.flatnonzero(mask).astype(np.int32)),
     )
-
-
-def _lengths(rows: Sequence[tuple[int, ...]]) -> mx.array:
-    return mx.array([len(ids) for ids in rows], dtype=mx.int32)
-
-
-def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = False) -> Held:
-    """Forward right-padded stems [s, ls].
-
-    In pieces on a CPU, where attention makes every score, also those that are masked: a piece meets
-    the keys up to its own end only.
-    """
-    caches = new_caches(model, segmented=segmented)
-    step = max(1, tokens.shape[1])
-    if head.on_cpu():
-        step = QUICK_PIECE if by_parts() else CAUSAL_PIECE
-    for start in range(0, tokens.shape[1], step):
-        fill(model, tokens[:, start : start + step], caches)
-    return Held(caches, lengths)
-
-
-def fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
-    """Forward tokens for the sake of their keys and values; no head, where it can be left out."""
-    parts = head.parts(model)
-    if parts is None:
-        model(tokens, cache=caches)
-    else:
-        parts.hidden(tokens, caches)
-
-
-def hold_in_chunks(
-    model: Any, stems: Sequence[tuple[int, ...]], max_tokens: int, trunk: Held | None = None
-) -> Held:
-    """Forward stems for inference, at most ``max_tokens`` padded tokens at once.
-
-    ``trunk`` holds one row that all of them go on from.
-    """
-    padded, _ = pad_right(stems)
-    chunk = max(1, max_tokens // len(stems))
-    lengths = _lengths(stems)
-    if trunk is None:
-        caches = new_caches(model)
-    else:
-        caches = fork(trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths)
-    for start in range(0, padded.shape[1], chunk):
-        fill(model, mx.array(padded[:, start : start + chunk]), caches)
-        mx.eval([cache.state for cache in caches])
-    if trunk is None:
-        return Held(caches, lengths)
-    settle(caches, lengths)
-    return Held(caches, lengths + trunk.lengths)
 
 
 def grow(

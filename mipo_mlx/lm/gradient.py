@@ -24,14 +24,8 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import (
-    Forest,
-    Held,
-    fill,
-    response_states,
-    sequence_logprobs,
-    targets_of,
-)
+from mipo_mlx.lm.forest import Forest, response_states, sequence_logprobs, targets_of
+from mipo_mlx.lm.held import Held, fill
 from mipo_mlx.lm.prefix import new_caches, primed
 from mipo_mlx.lm.quick import quick
 from mipo_mlx.lm.recompute import recomputed

@@ -23,7 +23,7 @@ Chunk = Callable[[mx.array, mx.array], list[mx.array]]
 
 BUDGET = 256 * 2**20  # bytes of logits alive at once
 LAZY_COPIES = 12  # arrays as large as a chunk's logits at once, as measured: MLX runs ahead
-EAGER_COPIES = 4  # likewise, a chunk evaluated before the next
+EAGER_COPIES = 2  # likewise, a chunk evaluated before the next; half precision has both
 BACKBONES = ("model", "transformer", "backbone")
 
 
@@ -176,27 +176,36 @@ def slopes_by_numpy(
     NumPy's ``exp`` is tens of times faster than MLX's on x86, and each chunk is done with before
     the next begins, so the budget is met to the byte. For CPUs.
     """
-    values, slopes = [], []
-    for start, end in _chunks(hidden.shape[0], rows):
-        states, wanted = hidden[start:end], np.array(targets[start:end])
-        raw = logits(states[None]).squeeze(0)
-        single = raw.astype(mx.float32)
-        off = np.array(single, copy=False)  # what is put here, MLX reads
-        value, total = _exponentials(off, wanted)
-        values.append(value)
-        off[np.arange(len(wanted)), wanted] -= total[:, 0]
-        slope = _pulled(logits, states, single.astype(raw.dtype))
-        slopes.append(np.array(slope.astype(mx.float32)) / total)
+    chunks = [
+        _slopes_by_numpy(logits, hidden[start:end], np.array(targets[start:end]))
+        for start, end in _chunks(hidden.shape[0], rows)
+    ]
+    values, slopes = zip(*chunks, strict=True)
     return np.concatenate(values), np.concatenate(slopes)
+
+
+def _slopes_by_numpy(
+    logits: Logits, states: mx.array, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of one chunk; none of its logits are left when it returns."""
+    raw = logits(states[None]).squeeze(0)
+    single, kind = raw.astype(mx.float32), raw.dtype
+    del raw
+    off = np.array(single, copy=False)  # what is put here, MLX reads
+    value, total = _exponentials(off, wanted)
+    off[np.arange(len(wanted)), wanted] -= total[:, 0]
+    slope = _pulled(logits, states, single.astype(kind))
+    return value, np.array(slope.astype(mx.float32)) / total
 
 
 def values_by_numpy(logits: Logits, hidden: mx.array, targets: mx.array, rows: int) -> np.ndarray:
     """The log-probs [n] of ``slopes_by_numpy`` alone."""
     values = []
     for start, end in _chunks(hidden.shape[0], rows):
-        raw = logits(hidden[None, start:end]).squeeze(0)
+        raw = logits(hidden[None, start:end]).squeeze(0).astype(mx.float32)
         wanted = np.array(targets[start:end])
-        values.append(_exponentials(np.array(raw.astype(mx.float32), copy=False), wanted)[0])
+        values.append(_exponentials(np.array(raw, copy=False), wanted)[0])
+        del raw
     return np.concatenate(values)
 
 

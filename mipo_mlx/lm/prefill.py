@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mipo_mlx.data.batch import pad_right
-from mipo_mlx.lm.forest import Held, distinct_prefix_tokens, head_of, hold_in_chunks, stems_of
+from mipo_mlx.lm.forest import distinct_prefix_tokens, head_of, stems_of
+from mipo_mlx.lm.held import Held, hold_in_chunks
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.prefix import GrowingCache, fork, join, settle
 

@@ -161,6 +161,10 @@ class GrowingCache:
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
 
 
+class Filled(Exception):
+    """The last of some caches has been given what it was to be given; the rest is of no use."""
+
+
 class TreeCache(GrowingCache):
     """For attention that reads parts: what rows go on from is never copied to them.
 
@@ -171,6 +175,7 @@ class TreeCache(GrowingCache):
     def __init__(self, mask_rank: int = 4) -> None:
         super().__init__(mask_rank)
         self.base: list[Part] = []
+        self.last = False  # whether a forward pass ends here
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
@@ -179,6 +184,8 @@ class TreeCache(GrowingCache):
             keys = mx.concatenate([self.keys, keys], axis=2)
             values = mx.concatenate([self.values, values], axis=2)
         self.keys, self.values = keys, values
+        if self.last:
+            raise Filled
         if not self.base:
             return keys, values
         parts = [*self.base, Part(keys, values)]

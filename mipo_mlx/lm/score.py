@@ -8,17 +8,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import (
-    Forest,
-    Held,
-    Row,
-    alone,
-    hold_in_chunks,
-    plant,
-    scored,
-    stems_of,
-    token_scores,
-)
+from mipo_mlx.lm.forest import Forest, Row, alone, plant, scored, stems_of, token_scores
+from mipo_mlx.lm.held import Held, hold_in_chunks
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.quick import quick
 

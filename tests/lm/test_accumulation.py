@@ -29,6 +29,8 @@ CUTS: dict[str, dict[str, int]] = {
     "4 x 1": {"batch_size": 1, "gradient_accumulation_steps": 4},
     "4 in micro-batches of 1": {"batch_size": 4, "micro_batch_size": 1},
     "2 x 2": {"batch_size": 2, "gradient_accumulation_steps": 2},
+    "1 at once, prompts by 3 tokens": {"batch_size": 4, "micro_batch_size": 1, "prompt_piece": 3},
+    "all at once, prompts by 4 tokens": {"batch_size": 4, "prompt_piece": 4},
 }
 BETA = 0.1
 

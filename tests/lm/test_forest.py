@@ -17,12 +17,12 @@ from mipo_mlx.lm.forest import (
     Row,
     common_length,
     forwarded,
-    hold_in_chunks,
     plant,
     sequence_logprobs,
     stems_of,
     token_logprobs,
 )
+from mipo_mlx.lm.held import hold_in_chunks
 from mipo_mlx.lm.prefix import (
     GrowingCache,
     compact,
