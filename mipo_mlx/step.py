@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
@@ -18,9 +17,10 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
 from mipo_mlx.lm.buckets import Compiled, padded
-from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, sequence_logprobs
+from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, scored
 from mipo_mlx.lm.gradient import Trunk, forward_trunk, loss_gradient, trunk_gradient
 from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.lm.quick import quick
 from mipo_mlx.objectives import FIGURES, Batch, Stems, TrainingRow, collate, losses, nodes
 from mipo_mlx.plan import AT_ONCE, Plan, bunches, by_pieces, micro_batches, tokens_of
 from mipo_mlx.ranks import Ranks
@@ -36,15 +36,6 @@ def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
         int(config.logits_memory * 2**30) if lm.splits else 0,
         piece=config.prompt_piece,
     )
-
-
-def batch_loss(
-    model: nn.Module, batch: Batch, config: TrainConfig, plan: Plan | None = None
-) -> tuple[mx.array, dict[str, mx.array]]:
-    """Summed loss of a batch's rows, and arrays [p] of each row's figures under TRL's names."""
-    budget, recompute = (plan.logits, plan.recompute) if plan else (head.BUDGET, False)
-    logps = sequence_logprobs(model, batch.forest, budget=budget, recompute=recompute)
-    return _summed(batch, config, logps)
 
 
 def _summed(
@@ -172,8 +163,9 @@ class Gradients:
         mine = self.ranks.mine(rows)
         for start in range(0, len(mine), at_once):
             for batch in self._batches(mine[start : start + at_once]):
-                _, each = batch_loss(self.model, batch, self.config, self.plan)
-                mx.eval(each)
+                with quick():
+                    logps = scored(self.model, batch.forest, budget=self.plan.logits)
+                _, each = _summed(batch, self.config, mx.array(logps))
                 for name, array in each.items():
                     found.setdefault(name, []).append(np.array(array))
         self.model.train()

@@ -18,17 +18,25 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.errors import DataError, MipoError
 from mipo_mlx.lm import adapter
-from mipo_mlx.lm.forest import Row
+from mipo_mlx.lm.forest import Row, sequence_logprobs
 from mipo_mlx.lm.load import LanguageModel, load_model
 from mipo_mlx.lm.score import score
-from mipo_mlx.objectives import TrainingRow, arrange, collate, losses
+from mipo_mlx.objectives import Batch, TrainingRow, arrange, collate, losses
 from mipo_mlx.plan import micro_batches
-from mipo_mlx.step import Gradients, batch_loss, ideal_tokens
+from mipo_mlx.step import Gradients, ideal_tokens
 from mipo_mlx.store import RunStore
 from mipo_mlx.train import Trainer, train
 from samples import steady
 
 CONFIG = TrainConfig()
+
+
+def batch_loss(
+    model: Any, batch: Batch, config: TrainConfig
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Summed loss of a batch's rows in one graph, and each row's figures."""
+    each, figures = losses(batch, sequence_logprobs(model, batch.forest), config)
+    return each.sum(), figures
 
 
 def rows_for(lm: LanguageModel, count: int = 6) -> list[TrainingRow]:

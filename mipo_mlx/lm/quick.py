@@ -126,14 +126,16 @@ _REPLACED: list[tuple[Any, str, Any]] = [
     (mx, "sigmoid", _through(mx.sigmoid, _sigmoid, lambda y: y * (1 - y))),
     (mx, "tanh", _through(mx.tanh, _tanh, lambda y: 1 - y * y)),
 ]
-_OWN = [(place, name, getattr(place, name)) for place, name, _ in _REPLACED]
+_before: list[tuple[Any, str, Any]] = []
 
 
 def _count(change: int) -> None:
-    """Put ours in place with the first thread that opens, and MLX's own back with the last."""
+    """Put ours in place with the first thread that opens, and what was there back with the last."""
     with _lock:
+        if not _open[0]:
+            _before[:] = [(place, name, getattr(place, name)) for place, name, _ in _REPLACED]
         _open[0] += change
-        for place, name, function in _REPLACED if _open[0] else _OWN:
+        for place, name, function in _REPLACED if _open[0] else _before:
             setattr(place, name, function)
 
 
