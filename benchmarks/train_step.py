@@ -4,9 +4,10 @@
 
 All run in one process, in turn; medians, ratios and peak memory (weights included) are printed, and
 how far the gradients are apart. "naive" forwards prompt and answer together, once for each answer,
-with the logits of every response position at once; "ours" is what ``mipo train`` does; "lean" is
-ours pair by pair where there is no context to share, checkpointed, with 16 MiB for logits. The
-reference is precomputed in all, so it takes no part.
+with the logits of every response position at once; "ours" is what ``mipo train`` does where there
+is memory; "pieces" is ours with prompts by 256 tokens, two pairs at once, and 16 MiB for logits;
+"lean" is ours checkpointed, pair by pair where there is no context to share, with as much for
+logits. The reference is precomputed in all, so it takes no part.
 """
 
 from __future__ import annotations
@@ -190,9 +191,11 @@ def main() -> None:
         logits_memory=1 / 64,
         micro_batch_size=0 if args.context else 1,
     )
+    pieces = replace(ours, micro_batch_size=2, prompt_piece=256, logits_memory=1 / 64)
     steps: dict[str, Callable[[], Any]] = {
         "naive": lambda: naive_step(model, work),
         "ours": lambda: our_step(model, rows, ours),
+        "pieces": lambda: our_step(model, rows, pieces),
         "lean": lambda: our_step(model, rows, lean),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -205,7 +208,7 @@ def main() -> None:
                 seconds[name].append(took)
             else:
                 gradients[name] = found
-    errors = {name: distance(gradients.pop(name), gradients["naive"]) for name in ("ours", "lean")}
+    errors = {name: distance(gradients.pop(name), gradients["naive"]) for name in list(steps)[1:]}
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     result: dict[str, Any] = {
         **vars(args),

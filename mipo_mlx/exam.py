@@ -116,20 +116,41 @@ def _key(
     }
 
 
+SAMPLED = "sampled"  # what files of main answers are called
+
+
 class _Keeper:
-    """Journals of sampled answers, a stage each, for one set of inputs."""
+    """Journals of sampled answers, a stage each.
+
+    Those of studies are for one set of inputs, and go with the evaluation's end. The main answers
+    depend on less, and stay: an evaluation with other studies finds them, and one of another
+    adapter those of the base.
+    """
 
     def __init__(self, store: RunStore, key: Summary) -> None:
         self.store, self.key = store, key
         self.files: list[AnswerFile] = []
+        self.lasting: list[AnswerFile] = []
 
     def __call__(self, stage: str) -> AnswerFile:
         self.files.append(AnswerFile(self.store, {**self.key, "stage": stage}))
         return self.files[-1]
 
+    def main(self, side: str) -> AnswerFile:
+        """Of a side's answers to what everybody is asked."""
+        names = ("model", "data", "seed", "generate", *(("adapter",) if side == "adapter" else ()))
+        key = {name: self.key[name] for name in names}
+        self.lasting.append(AnswerFile(self.store, {**key, "side": side}, name=SAMPLED))
+        return self.lasting[-1]
+
     def remove(self) -> None:
+        """Take away what this evaluation alone needed, and main answers of other ones."""
         for file in self.files:
             file.journal.remove()
+        known = {file.journal.path for file in self.lasting}
+        for path in self.store.path.glob(f"{SAMPLED}-*.jsonl"):
+            if path not in known:
+                path.unlink(missing_ok=True)
 
 
 def _measure(
@@ -156,7 +177,7 @@ def _measure(
                 seed=config.data.seed + 1,
                 on_progress=on_progress,
                 who=side,
-                journal=keeper(f"{side}: answers"),
+                journal=keeper.main(side),
             )
     metrics = compare(
         columns["base"],

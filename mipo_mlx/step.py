@@ -14,7 +14,6 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
 from mipo_mlx.lm.buckets import Compiled, padded
 from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, scored
@@ -106,13 +105,10 @@ class Gradients:
         """Of rows that go on from the same prompts, these forwarded by themselves."""
         known = [node for part in parts for node in nodes(part, self.config.loss)]
         stems = Stems(known)
-        tokens, mask = pad_right(stems.tokens)
         if not by_pieces(stems.tokens, len(parts), self.plan.piece):
             yield from map(self._gradient, self._collated(parts))
             return
-        columns = max(1, self.plan.piece // len(tokens))
-        lengths = mx.array(mask.sum(axis=1).astype(np.int32))
-        trunk = forward_trunk(self.model, mx.array(tokens), lengths, columns)
+        trunk = forward_trunk(self.model, stems.tokens, self.plan.piece)
         self.forwarded += tokens_of(known, True)
         for part in parts:
             batch = collate(part, self.config.loss, stems=stems)

@@ -260,13 +260,21 @@ class AnswerFile:
     """Sampled answers as rows of a journal of their own, one file for each set of inputs.
 
     ``options``, where given, is the run's ``config.toml`` and is written with its first answer, so
-    that the same command without options goes on with them.
+    that the same command without options goes on with them. ``name`` is what the file's name
+    begins with.
     """
 
-    def __init__(self, store: RunStore, inputs: Mapping[str, Any], options: str = "") -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        inputs: Mapping[str, Any],
+        options: str = "",
+        *,
+        name: str = "answers",
+    ) -> None:
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         self.store, self.options = store, options
-        self.journal = Journal(store, f"answers-{digest[:12]}.jsonl", inputs)
+        self.journal = Journal(store, f"{name}-{digest[:12]}.jsonl", inputs)
 
     def read(self) -> Iterator[tuple[str, Response]]:
         """Answers of an earlier, interrupted run with the same inputs, by key."""

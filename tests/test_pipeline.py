@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mipo_mlx import generate as generating
 from mipo_mlx import pipeline, store, tiny
 from mipo_mlx.compare import HEADLINE
 from mipo_mlx.config import RunConfig, resolve
@@ -181,6 +182,36 @@ def test_an_unchanged_step_is_not_computed_again(small: dict[str, Any], tmp_path
     assert pipeline.generate(run, config(small))["unchanged"]
     assert (run / "pairs.jsonl").stat().st_mtime_ns == before
     assert "unchanged" not in pipeline.generate(run, config(small, seed=5))
+
+
+def test_eval_samples_again_only_what_has_changed(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, counts = tmp_path / "run", []
+    real = generating.respond
+
+    def respond(lm: Any, jobs: Any, *rest: Any) -> Any:
+        counts.append(len(jobs))
+        return real(lm, jobs, *rest)
+
+    monkeypatch.setattr(generating, "respond", respond)
+    pipeline.run(run, config(small))
+    answers = (run / "answers.jsonl").read_bytes()
+    assert counts[-2:] == [4, 4]  # base, adapter
+    for options in ({"resamples": 300}, {"eval_prompts_per_context": 1}):
+        counts.clear()
+        pipeline.evaluate(run, config({**small, **options}))
+        assert counts == [0, 0]
+    pipeline.evaluate(run, config(small))
+    assert (run / "answers.jsonl").read_bytes() == answers
+    pipeline.train(run, config(small, max_steps=1))
+    counts.clear()
+    pipeline.evaluate(run, config(small, max_steps=1))
+    assert counts == [0, 4]  # the base is as it was
+    counts.clear()
+    pipeline.evaluate(run, config(small, max_steps=1, temperature=0.7))
+    assert counts == [4, 4]
+    assert len(list(run.glob("sampled-*.jsonl"))) == 2
 
 
 def test_the_adapter_opens_in_stock_mlx_lm_with_equal_logits(

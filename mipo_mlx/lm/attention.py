@@ -60,6 +60,11 @@ class _Seen(threading.local):
 _seen = _Seen()
 
 
+def forget() -> None:
+    """Let go of the mask that this thread met last."""
+    _seen.mask, _seen.key, _seen.hidden = None, None, ()
+
+
 def _visible(mask: Any, rows: int, columns: int) -> np.ndarray | None:
     """A mask as booleans [b or 1, h or 1, rows, columns], or None where all is seen."""
     if mask is None:

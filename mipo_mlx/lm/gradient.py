@@ -13,7 +13,7 @@ activations of one piece are alive at a time, and a prompt is forwarded for all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
+from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head
 from mipo_mlx.lm.forest import Forest, response_states, sequence_logprobs, targets_of
-from mipo_mlx.lm.held import Held, fill
+from mipo_mlx.lm.held import Held, fill, lengths_of
 from mipo_mlx.lm.prefix import new_caches, primed
 from mipo_mlx.lm.quick import quick
 from mipo_mlx.lm.recompute import recomputed
@@ -172,9 +173,11 @@ def _in_halves(
     return told, grads
 
 
-def forward_trunk(model: nn.Module, tokens: mx.array, lengths: mx.array, piece: int) -> Trunk:
-    """Keys and values of right-padded prompts [s, ls], ``piece`` columns at a time."""
-    trunk = Trunk(tokens, lengths, piece)
+def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: int) -> Trunk:
+    """Keys and values of what prompts start with, at most ``at_once`` padded tokens at a time."""
+    tokens = mx.array(pad_right(stems)[0])
+    piece = max(1, at_once // len(stems))
+    trunk = Trunk(tokens, lengths_of(stems), piece)
     with quick():
         caches = new_caches(model)
         for start in trunk.starts:

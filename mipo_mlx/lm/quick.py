@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.lm.attention import Part, attend, attend_and_back
+from mipo_mlx.lm.attention import Part, attend, attend_and_back, forget
 from mipo_mlx.lm.cores import pieces, spread
 
 FEWEST = 1 << 15  # scores; below, the detour costs more than it saves
@@ -159,3 +159,4 @@ def quick(gradient: bool = False) -> Iterator[None]:
         _count(-1)
         _thread.on, _thread.gradient = before
         _thread.offered = None
+        forget()

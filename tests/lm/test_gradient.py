@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mipo_mlx.data.batch import pad_right
 from mipo_mlx.lm import head, quick
 from mipo_mlx.lm.forest import Forest, Row, plant, stems_of
 from mipo_mlx.lm.gradient import forward_trunk, loss_gradient, trunk_gradient
@@ -87,9 +86,7 @@ def by_pieces(
     """Margins and gradient with prompts forwarded by themselves, and then rows in parts."""
     prompts, groups = [row.prompt_ids for row in rows], [row.group for row in rows]
     stems, owner = stems_of(prompts, groups)
-    tokens, mask = pad_right(stems)
-    lengths = mx.array(mask.sum(axis=1).astype(np.int32))
-    trunk = forward_trunk(model, mx.array(tokens), lengths, piece)
+    trunk = forward_trunk(model, stems, piece * len(stems))
     margins, total = [], None
     for start, stop in pairwise([0, *cuts, len(rows)]):
         forest = plant(rows[start:stop], stems, owner[start:stop])
