@@ -51,22 +51,20 @@ def fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
     Where values are computed at once the pass ends with the last keys; elsewhere MLX leaves out by
     itself what nobody asks for.
     """
-    if isinstance(caches[-1], TreeCache) and not caches[-1].last:
-        caches[-1].last = True
-        try:
-            fill(model, tokens, caches)
-        except Filled:
-            pass
-        finally:
-            caches[-1].last = False
-        if len({cache.held for cache in caches}) > 1:
-            raise RuntimeError("a model whose last cache is not the last to be filled")
-        return
+    trees = [cache for cache in caches if isinstance(cache, TreeCache)]
     parts = head.parts(model)
-    if parts is None:
-        model(tokens, cache=caches)
-    else:
-        parts.hidden(tokens, caches)
+    for cache in trees:
+        cache.among = caches
+    try:
+        if parts is None:
+            model(tokens, cache=caches)
+        else:
+            parts.hidden(tokens, caches)
+    except Filled:
+        pass
+    finally:
+        for cache in trees:
+            cache.among = ()
 
 
 def hold_in_chunks(

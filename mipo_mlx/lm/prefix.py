@@ -162,7 +162,7 @@ class GrowingCache:
 
 
 class Filled(Exception):
-    """The last of some caches has been given what it was to be given; the rest is of no use."""
+    """All of some caches have been given what they were to be given; the rest is of no use."""
 
 
 class TreeCache(GrowingCache):
@@ -175,7 +175,7 @@ class TreeCache(GrowingCache):
     def __init__(self, mask_rank: int = 4) -> None:
         super().__init__(mask_rank)
         self.base: list[Part] = []
-        self.last = False  # whether a forward pass ends here
+        self.among: Sequence[GrowingCache] = ()  # a pass ends when all of these have as much
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
@@ -184,7 +184,7 @@ class TreeCache(GrowingCache):
             keys = mx.concatenate([self.keys, keys], axis=2)
             values = mx.concatenate([self.values, values], axis=2)
         self.keys, self.values = keys, values
-        if self.last:
+        if self.among and all(cache.held == self.held for cache in self.among):
             raise Filled
         if not self.base:
             return keys, values
