@@ -247,8 +247,12 @@ def test_a_context_in_pieces_is_forwarded_once_for_all_its_pairs() -> None:
     assert cut[0] > whole[0] + 3 * len(context) - 12
     assert pieces[1] == pytest.approx(whole[1], rel=1e-6)
     wanted = dict(tree_flatten(whole[2]))
-    for name, grad in tree_flatten(pieces[2]):
-        np.testing.assert_allclose(np.array(grad), np.array(wanted[name]), atol=1e-6, err_msg=name)
+    gaps = {
+        name: float(((grad - wanted[name]) ** 2).sum()) for name, grad in tree_flatten(pieces[2])
+    }
+    assert (
+        sum(gaps.values()) ** 0.5 < 1e-5 * sum((g**2).sum().item() for g in wanted.values()) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5])

@@ -105,9 +105,9 @@ def test_four_rows_are_four_batches_of_one_accumulated(
 ) -> None:
     planted: list[int] = []
 
-    def counted(planting: Any, rows: Any) -> Any:
+    def counted(planting: Any, rows: Any, *stems: Any) -> Any:
         planted.append(len(rows))
-        return planting(rows)
+        return planting(rows, *stems)
 
     for way in ("plant", "alone"):
         monkeypatch.setattr(objectives, way, partial(counted, getattr(objectives, way)))
@@ -118,7 +118,7 @@ def test_four_rows_are_four_batches_of_one_accumulated(
     for how, options in CUTS.items():
         figures, grads = trainer(model, rows, loss="mipo", **options).gradient(rows)
         found[how] = figures["loss"], grads
-    assert planted == [4, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    assert planted == [4, *[1] * 8, 2, 2, *[1] * 4, 4]
     for loss, grads in found.values():
         assert loss == pytest.approx(value, abs=2e-5)
         assert relative(grads, wanted) < 1e-5
