@@ -48,9 +48,10 @@ class How:
     budget: int
     recompute: bool
 
-    def eager(self) -> Any:
-        """By way of NumPy on a CPU, but for blocks that are to be made again: they would stay."""
-        return nullcontext() if self.recompute else quick(gradient=True)
+
+def _eager(recompute: bool) -> Any:
+    """By way of NumPy on a CPU, but for blocks that are to be made again: they would stay."""
+    return nullcontext() if recompute else quick(gradient=True)
 
 
 @dataclass
@@ -158,7 +159,7 @@ def _in_halves(
         mx.eval(room)
         return (hidden.astype(mx.float32) * room[0]).sum(), hidden
 
-    with how.eager():
+    with _eager(how.recompute):
         hidden, grads = _with_parameters(model, weighed, keys)
     mx.eval(hidden)
     rows = head.chunk_rows(parts.vocabulary(hidden), how.budget)
@@ -190,7 +191,6 @@ def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: i
 
 def trunk_gradient(model: nn.Module, trunk: Trunk, *, recompute: bool) -> Any:
     """The gradient to the trainable parameters by way of what has reached a trunk's keys."""
-    how = How(0, recompute)
     total: Any = None
     slopes = trunk.slopes
     for start in reversed(trunk.starts):
@@ -211,7 +211,7 @@ def trunk_gradient(model: nn.Module, trunk: Trunk, *, recompute: bool) -> Any:
             return mx.stack([(a.astype(mx.float32) * s).sum() for a, s in pairs]).sum(), None
 
         past = [array[..., :start, :] for array in trunk.keys] if start else []
-        with how.eager():
+        with _eager(recompute):
             _, (grads, back) = _with_parameters(model, weighed, past)
         total = grads if total is None else tree_map(mx.add, total, grads)
         slopes = [s[..., :start, :] + b for s, b in zip(slopes, back, strict=True)] if start else []
