@@ -24,7 +24,9 @@ from mipo_mlx.generation.pairs import cut_contexts
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import measured
-from mipo_mlx.run_dir.store import AnswerFile, RunStore, file_hash
+from mipo_mlx.run_dir.journal import AnswerFile
+from mipo_mlx.run_dir.lock import writes
+from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Context, Progress, silent
 
 Summary = dict[str, Any]
@@ -208,6 +210,7 @@ def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]
     return [study for study in found if study]
 
 
+@writes("eval")
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on held-out users and prompts.
 

@@ -25,6 +25,7 @@ from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.run_dir.lock import writes
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.compat_check import probe
@@ -318,6 +319,7 @@ def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[s
     return stats
 
 
+@writes("train")
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step.
 
