@@ -20,6 +20,7 @@ from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import read_inputs
+from mipo_mlx.lm.compiler import uncompiled_on_cpu
 from mipo_mlx.lm.memory import measured
 from mipo_mlx.pairing import describe, final_contrasts, prepare
 from mipo_mlx.reference import Progress
@@ -41,6 +42,7 @@ def saved_config(run: Path) -> dict[str, Any] | None:
     return read_toml(path) if path.is_file() else None
 
 
+@uncompiled_on_cpu()
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
     work = prepare(config)
@@ -75,11 +77,13 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     return stats
 
 
+@uncompiled_on_cpu()
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step."""
     return fit.train(run, config, on_progress)
 
 
+@uncompiled_on_cpu()
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on what was held out: ``eval.json``, ``answers.jsonl``."""
     return exam.evaluate(run, config, on_progress)

@@ -16,10 +16,9 @@ from mlx.utils import tree_map
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.lm import head
 from mipo_mlx.lm.buckets import Compiled, padded
-from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, scored
+from mipo_mlx.lm.forest import Forest, distinct_prefix_tokens, sequence_logprobs
 from mipo_mlx.lm.gradient import Trunk, forward_trunk, loss_gradient, trunk_gradient
 from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.quick import quick
 from mipo_mlx.objectives import FIGURES, Batch, Stems, TrainingRow, collate, losses, nodes
 from mipo_mlx.plan import AT_ONCE, Plan, bunches, by_pieces, micro_batches, tokens_of
 from mipo_mlx.ranks import Ranks
@@ -159,9 +158,8 @@ class Gradients:
         mine = self.ranks.mine(rows)
         for start in range(0, len(mine), at_once):
             for batch in self._batches(mine[start : start + at_once]):
-                with quick():
-                    logps = scored(self.model, batch.forest, budget=self.plan.logits)
-                _, each = _summed(batch, self.config, mx.array(logps))
+                logps = sequence_logprobs(self.model, batch.forest, budget=self.plan.logits)
+                _, each = _summed(batch, self.config, logps)
                 for name, array in each.items():
                     found.setdefault(name, []).append(np.array(array))
         self.model.train()

@@ -16,6 +16,7 @@ from mlx.utils import tree_reduce
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.contrast import Contrast
 from mipo_mlx.generate import asks, encode, generate
+from mipo_mlx.lm.compiler import uncompiled_on_cpu
 from mipo_mlx.lm.forest import distinct_prefix_tokens
 from mipo_mlx.lm.held import hold_in_chunks
 from mipo_mlx.lm.load import LanguageModel
@@ -57,6 +58,7 @@ def _some_pairs(
     return summary, seconds, made.responses
 
 
+@uncompiled_on_cpu()
 def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any]:
     """The summary of ``count`` pairs: drops, lengths, PMI and headroom.
 
@@ -75,6 +77,7 @@ def _bytes_per_token(lm: LanguageModel) -> int:
     return sum(array.nbytes for cache in held.caches for array in cache.state) // length
 
 
+@uncompiled_on_cpu()
 def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
     """What the whole would cost: answers, tokens, bytes, and minutes after a short probe.
 
