@@ -12,18 +12,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import (
-    Row,
-    common_length,
-    forwarded,
-    plant,
-    sequence_logprobs,
-    stems_of,
-    token_logprobs,
-)
-from mipo_mlx.lm.held import hold_in_chunks
-from mipo_mlx.lm.prefix import (
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference.kv_cache import (
     GrowingCache,
     compact,
     fork,
@@ -32,6 +22,16 @@ from mipo_mlx.lm.prefix import (
     new_caches,
     settle,
 )
+from mipo_mlx.inference.prefix_tree import (
+    Row,
+    common_length,
+    forwarded,
+    plant,
+    sequence_logprobs,
+    stems_of,
+    token_logprobs,
+)
+from mipo_mlx.inference.prompt_cache import hold_in_chunks
 
 from . import archs
 
@@ -100,7 +100,7 @@ def plain(model: Any, rows: list[Row]) -> mx.array:
     )
 
 
-SMALL = 4 * head.EAGER_COPIES * archs.VOCAB * 7  # logits of seven tokens
+SMALL = 4 * lm_head.EAGER_COPIES * archs.VOCAB * 7  # logits of seven tokens
 HOW: dict[str, dict[str, Any]] = {
     "whole": {"budget": 0},
     "chunks": {"budget": SMALL},

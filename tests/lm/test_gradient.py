@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import Forest, Row, plant, stems_of
-from mipo_mlx.lm.gradient import forward_trunk, loss_gradient, trunk_gradient
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference.prefix_tree import Forest, Row, plant, stems_of
+from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 
 from . import archs
 from .test_forest import SMALL, plain, ragged, relative, with_lora
@@ -108,7 +108,7 @@ def test_the_lazy_path_of_gpus_gives_the_same(name: str, monkeypatch: pytest.Mon
     model = with_lora(name).train()
     forest = plant(ragged(2))
     _, wanted = loss_gradient(model, forest, contrast, budget=SMALL, recompute=False)
-    monkeypatch.setattr(head, "on_cpu", lambda: False)
+    monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
     for budget in (0, SMALL):
         _, grads = loss_gradient(model, forest, contrast, budget=budget, recompute=True)
         assert relative(grads, wanted) < 1e-5
@@ -151,7 +151,7 @@ def test_log_probs_and_slopes_of_chunks_are_those_of_the_formula(
         return 20 * mx.tanh(x @ given[0].T / 20)
 
     def ours(states: mx.array) -> mx.array:
-        return head.chunked_logprobs(logits, states, mx.array(wanted), 4, eager=eager)
+        return lm_head.chunked_logprobs(logits, states, mx.array(wanted), 4, eager=eager)
 
     values, found = mx.vjp(ours, [given[1]], [mx.array(scale.astype(np.float32))])
     assert values[0].dtype == mx.float32 and found[0].dtype == dtype
@@ -163,7 +163,7 @@ def test_log_probs_and_slopes_of_chunks_are_those_of_the_formula(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_its_backbone_and_its_head(name: str) -> None:
     model = archs.build(name)
-    parts = head.parts(model)
+    parts = lm_head.parts(model)
     assert parts is not None
     tokens = mx.array([[5, 9, 33, 120, 7]])
     hidden = parts.hidden(tokens, None)
@@ -177,7 +177,7 @@ def test_a_model_whose_parts_cannot_be_told_apart_is_run_whole() -> None:
             super().__init__()
             self.layers: list[Any] = []
 
-    assert head.parts(Opaque()) is None
+    assert lm_head.parts(Opaque()) is None
 
 
 @pytest.mark.parametrize("slopes", [False, True])
@@ -188,12 +188,12 @@ def test_logits_stay_within_their_budget(vocabulary: int, slopes: bool) -> None:
     hidden = mx.random.normal((count, width))
     targets = mx.random.randint(0, vocabulary, (count,))
     mx.eval(weight, hidden, targets)
-    rows = head.chunk_rows(vocabulary, budget, eager=True)
+    rows = lm_head.chunk_rows(vocabulary, budget, eager=True)
     assert 1 < rows < count
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     mx.eval(
-        head.chunked_logprobs(
+        lm_head.chunked_logprobs(
             lambda x: x @ weight.T, hidden, targets, rows, slopes=slopes, eager=True
         )
     )
