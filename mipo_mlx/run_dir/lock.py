@@ -9,18 +9,16 @@ who holds it.
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO
 
 from mipo_mlx.errors import MipoError
 
 NAME = ".lock"
-T = TypeVar("T")
 
 
 class _Scope:
@@ -44,6 +42,8 @@ _scope = _Scope()
 def writing(step: str) -> Iterator[None]:
     """Run directories that are written to in this scope are this process's until it ends.
 
+    A step as a function is decorated with it.
+
     Args:
         step: what others are told, such as ``train``.
     """
@@ -54,20 +54,6 @@ def writing(step: str) -> Iterator[None]:
         _scope.steps.pop()
         if not _scope.steps:
             _scope.close()
-
-
-def writes(step: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Run a function in ``writing(step)``."""
-
-    def decorate(function: Callable[..., T]) -> Callable[..., T]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> T:
-            with writing(step):
-                return function(*args, **kwargs)
-
-        return wrapped
-
-    return decorate
 
 
 def acquire(folder: Path) -> None:
