@@ -64,7 +64,7 @@ def test_run_writes_every_file_with_the_promised_schema(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    summary = pipeline.run.run(run, config({**small, **DEFAULTS}))
+    summary = pipeline.run.run(run, config({**small, **DEFAULTS})).to_json()
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 2
     studied = {name for part in results["sections"].values() for name in part["metrics"]}
@@ -274,7 +274,7 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
     pipeline.train.train(run, config(small))
     with pytest.raises(ConfigError, match="held-out users were trained on"):
         pipeline.evaluate.evaluate(run, config(small, held_out_users=0.6))
-    whole = pipeline.evaluate.evaluate(run, config(small))
+    whole = pipeline.evaluate.evaluate(run, config(small)).to_json()
     assert whole["held_out"] == "users and prompts"
     assert {kind: seen for kind, (seen, _) in whole["overlap"].items()} == {
         "users": 0, "prompts": 0
@@ -283,11 +283,11 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
         row["context_id"] for row in map(json.loads, (run / "pairs.jsonl").read_text().splitlines())
     }
     options = config(small, held_out_users=0.6, allow_overlap=True)
-    results = pipeline.evaluate.evaluate(run, options)
+    results = pipeline.evaluate.evaluate(run, options).to_json()
     held = {user.id for user in read_inputs(options.data).held_contexts}
     assert results["overlap"]["users"] == [len(held & trained), len(held)]
     assert results["held_out"] == "prompts"
-    told = pipeline.report.report(run, options)["limits"]
+    told = pipeline.report.report(run, options).limits
     assert f"{len(held & trained)} of {len(held)} users asked were trained on, by their texts." in (
         told
     )
@@ -321,14 +321,14 @@ def test_a_copy_of_a_trained_user_under_another_name_is_found(
     )
     foreign = {"contexts": str(tmp_path / "foreign.jsonl"), "held_out_users": 0.0}
     foreign |= {"prompts": str(tmp_path / "asked.jsonl"), "held_out_prompts": 0.0}
-    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign)).to_json()
     assert results["overlap"] == {"users": [1, 2], "prompts": [1, 2]}
     assert results["held_out"] == "nothing"
     (tmp_path / "foreign.jsonl").write_text(
         json.dumps(rows[1]) + "\n" + json.dumps({**rows[1], "id": "third", "text": "I ski."})
     )
     (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "p", "text": "Who am I?"}))
-    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign)).to_json()
     assert results["overlap"] == {"users": [0, 2], "prompts": [0, 1]}
     assert results["held_out"] == "users and prompts"  # another data set is new as a whole
 
@@ -340,7 +340,7 @@ def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> N
         "max_steps": 1,
         "resamples": 200,
     }
-    results = pipeline.run.run(tmp_path / "run", config(options))
+    results = pipeline.run.run(tmp_path / "run", config(options)).to_json()
     names = {"reasoning/accuracy", "reasoning/form_rate", "information/pmi"}
     assert names <= set(results["metrics"])
     for pair in read_pairs(tmp_path / "run" / "pairs.jsonl"):
@@ -398,7 +398,7 @@ def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     assert f"{len(invented)} invented users" in made["foils"]
     assert len(pairs) + sum(made["dropped"].values()) == 8  # all prompts but the held-out two
     pipeline.train.train(tmp_path / "run", options)
-    results = pipeline.evaluate.evaluate(tmp_path / "run", options)
+    results = pipeline.evaluate.evaluate(tmp_path / "run", options).to_json()
     assert results["metrics"]["information/pmi"]["n"] == 2  # foils are not asked anything
     assert results["held_out"] == "prompts"
     inputs = read_inputs(options.data)
@@ -443,7 +443,7 @@ def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
 def test_one_user_with_missing_negatives_runs(small: dict[str, Any], tmp_path: Path) -> None:
     one = head("contexts_heldout.jsonl", 1, tmp_path)
     options = config(small, contexts=one, negatives="missing")
-    summary = pipeline.run.run(tmp_path / "run", options)
+    summary = pipeline.run.run(tmp_path / "run", options).to_json()
     assert summary["held_out"] == "prompts"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mipo_mlx.data.language import language_of
+from mipo_mlx.grading.text import declines
 from mipo_mlx.types import PreferencePair
 
 
@@ -28,12 +29,6 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
     return row
 
 
-REFUSAL = re.compile(
-    r"\W*(i['\u2019]?m sorry|i am sorry|sorry|unfortunately|i apologi[sz]e)?\W*(but )?"
-    r"(i (can(no|['\u2019])t|am not able to|am unable to|won['\u2019]t)"
-    r" (help|assist|do|answer|provide|comply|share)|as an ai\b)",
-    re.IGNORECASE,
-)
 REASONS = (
     "equal", "near_equal", "empty", "cut_off", "thinking", "refusal", "language", "length", "pmi",
 )  # fmt: skip
@@ -69,7 +64,7 @@ def drop_reason(pair: PreferencePair, same_language: bool = False) -> str:
         return "equal"
     if _plain(one) == _plain(other):
         return "near_equal"
-    if any(REFUSAL.match(side.text) for side in sides):
+    if any(declines(side.text) for side in sides):
         return "refusal"
     return "language" if same_language and _foreign(pair) else ""
 

@@ -17,6 +17,7 @@ from mipo_mlx.config import GenerateConfig
 from mipo_mlx.data.negatives import Contrast
 from mipo_mlx.data.pairs import filter_pairs, filter_scored, match_lengths
 from mipo_mlx.errors import DataError
+from mipo_mlx.grading.text import strip_thinking
 from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.reference import group_of, with_reference
 from mipo_mlx.inference.sampling import Job, Sampling, respond
@@ -166,7 +167,7 @@ def _pair(
 
 def without_thoughts(answer: Response) -> Response:
     """The answer without its whole ``<think>`` blocks; a block without end or start stays."""
-    text = re.sub(r"<think>.*?</think>\s*", "", answer.text, flags=re.DOTALL)
+    text = strip_thinking(answer.text)
     return answer if text == answer.text else replace(answer, text=text, token_ids=())
 
 
