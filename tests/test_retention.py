@@ -25,7 +25,7 @@ from mipo_mlx.evaluation.metrics import Group, Item
 from mipo_mlx.evaluation.responses import Part
 from mipo_mlx.evaluation.rows import Figure
 from mipo_mlx.evaluation.study import SIDES, Subject
-from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.grading.ngrams import words
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model

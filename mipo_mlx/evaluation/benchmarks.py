@@ -29,8 +29,8 @@ from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.errors import ConfigError, DataError
 from mipo_mlx.evaluation.metrics import letter_rows
 from mipo_mlx.evaluation.study import SIDES, Section, Subject, Table
+from mipo_mlx.generation.answers import AnswerJournal, Ask, encode, sample, wrapper_of
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import AnswerJournal, Ask, encode, sample
 from mipo_mlx.grading import benchmark_prompts
 from mipo_mlx.grading.final_answer import final_answer, is_right, offered
 from mipo_mlx.inference.scoring import score
@@ -190,7 +190,7 @@ def measure(
     journal: AnswerJournal | None = None,
 ) -> Columns:
     """Columns of one model on one task, generation and, for choices, letters."""
-    greedy = replace(generate, temperature=0.0, top_p=1.0, max_tokens=max_tokens)
+    greedy = replace(generate, temperature=0.0, max_tokens=max_tokens)
     wanted = [Ask(None, prompt) for prompt in task.prompts]
     answers = sample(lm, wanted, greedy, 0, on_progress, f"{who}: {task.name}", journal)
     columns = grade_answers(task.prompts, [answers[ask.key] for ask in wanted])
@@ -319,7 +319,8 @@ class TaskStudy:
         """
         path = self.run / "pairs.jsonl"
         pairs = read_pairs(path) if path.is_file() else []
-        trained = {message["content"] for pair in pairs for message in pair.messages}
+        wrapper = wrapper_of(self.config.generate)
+        trained = {wrapper.unwrapped(m) for pair in pairs for m in pair.messages}
         refuse_trained(self.tasks, trained)
         check_window(lm, self.tasks, self.config.generate, self.config.eval.task_max_tokens)
 

@@ -18,8 +18,8 @@ from mipo_mlx.errors import ConfigError
 from mipo_mlx.evaluation.comparison import row, units
 from mipo_mlx.evaluation.metrics import UNITS, Columns, columns_of, known_values
 from mipo_mlx.evaluation.study import Section, Subject, Table
+from mipo_mlx.generation.answers import Ask, sample
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, sample
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.results import change, told, told_ends
 

@@ -18,8 +18,8 @@ from mipo_mlx.evaluation.metrics import Columns, Item, self_bleu4
 from mipo_mlx.evaluation.responses import Part, ask_both, rows_of, spread
 from mipo_mlx.evaluation.rows import Figure, rows, sentences
 from mipo_mlx.evaluation.study import SIDES, Section, Subject
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask
 from mipo_mlx.grading.ngrams import distinct, normal, similarity
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.stats.vendi import vendi

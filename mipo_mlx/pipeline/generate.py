@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from mipo_mlx.config import RunConfig, text_settings, to_toml
 from mipo_mlx.data.pairs import pair_row
-from mipo_mlx.generation.contrasts import describe, final_contrasts, prepare
+from mipo_mlx.generation.contrasts import describe, final_grid, prepare
 from mipo_mlx.generation.pairs import generate as make_pairs
 from mipo_mlx.models.memory import measured
 from mipo_mlx.run_dir.store import AnswerFile, RunStore
 from mipo_mlx.types import Progress, silent
+
+log = logging.getLogger("mipo_mlx")
 
 
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
@@ -23,6 +26,7 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
         "objective": config.data.objective,
         "seed": config.data.seed,
         **text_settings(config),
+        "block": [work.rules.users, work.rules.prompts],
     }
     store = RunStore(run)
     if store.is_fresh("generate", key):
@@ -32,11 +36,9 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
     with measured(stats):
         made = make_pairs(
             work.lm,
-            work.everybody,
-            work.inputs.train_prompts,
-            final_contrasts(work, config, on_progress, answers),
+            final_grid(work, config, on_progress, answers),
+            work.rules,
             config.generate,
-            seed=config.data.seed,
             on_progress=on_progress,
             journal=answers,
         )
@@ -45,4 +47,7 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)
     answers.journal.remove()
+    for name in ("headroom", "warning"):
+        if name in stats:
+            log.info("%s: %s", name, stats[name])
     return stats
