@@ -22,9 +22,9 @@ from mipo_mlx.config import RunConfig, resolve, saved_config
 from mipo_mlx.data.readers import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.evaluation.comparison import HEADLINE
-from mipo_mlx.generation import pairs as generating
+from mipo_mlx.generation import answers as generating
 from mipo_mlx.generation.inputs import Inputs, read_inputs
-from mipo_mlx.run_dir import store
+from mipo_mlx.run_dir import journal
 from samples import QUIET, head
 
 METRICS = {
@@ -128,7 +128,7 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     pipeline.generate.generate(whole, config(small))
-    real, sampled = store.Journal.append, [0]
+    real, sampled = journal.Journal.append, [0]
 
     def append(self: Any, row: Any) -> None:
         if sampled[0] == after:
@@ -136,11 +136,11 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
         sampled[0] += 1
         real(self, row)
 
-    monkeypatch.setattr(store.Journal, "append", append)
+    monkeypatch.setattr(journal.Journal, "append", append)
     with pytest.raises(KeyboardInterrupt):
         pipeline.generate.generate(run, config(small))
     assert not (run / "pairs.jsonl").exists()
-    monkeypatch.setattr(store.Journal, "append", real)
+    monkeypatch.setattr(journal.Journal, "append", real)
     # The options need not be given again.
     again = resolve(saved_config(run), {"generate_batch_size": 3})
     seen: list[int] = []
@@ -392,11 +392,14 @@ def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     )
     made = pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
-    assert {pair.context_id for pair in pairs} == {read_contexts(Path(one))[0].id}
-    invented = {pair.negative_context_id for pair in pairs}
+    (user,) = read_contexts(Path(one))
+    mine = [pair for pair in pairs if pair.context_id == user.id]
+    invented = {pair.negative_context_id for pair in mine}
     assert all(re.fullmatch(r"foil-\d\d", name) for name in invented)
+    assert {pair.context_id for pair in pairs} == {user.id, *invented}  # each against the other
+    assert 2 * len(mine) == len(pairs)
     assert f"{len(invented)} invented users" in made["foils"]
-    assert len(pairs) + sum(made["dropped"].values()) == 8  # all prompts but the held-out two
+    assert len(pairs) + sum(made["dropped"].values()) == 16  # all prompts but the held-out two
     pipeline.train.train(tmp_path / "run", options)
     results = pipeline.evaluate.evaluate(tmp_path / "run", options)
     assert results["metrics"]["information/pmi"]["n"] == 2  # foils are not asked anything
@@ -436,7 +439,9 @@ def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
     pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
     assert len({pair.context_id for pair in pairs}) > 2
-    assert all(pair.negative_context_id.startswith("foil-") for pair in pairs)
+    for pair in pairs:  # a part of the notes against an invented user, or the other way round
+        sides = (pair.context_id, pair.negative_context_id)
+        assert sum(name.startswith("foil-") for name in sides) == 1
     assert read_inputs(replace(options.data, note_tokens=0)).train_contexts[0].id == "notes"
 
 

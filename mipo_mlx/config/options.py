@@ -1,4 +1,4 @@
-"""Every option once: default, unit, range and help text; and what suits the embedded model.
+"""Every option once: default, unit, range and help text.
 
 The command line, TOML files and docs/cli.md are built from these dataclasses; nothing else declares
 a default.
@@ -9,81 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """Declare one option with its default, help text and allowed values (bounds inclusive)."""
-    return field(
-        default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high},
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What the run reads."""
-
-    model: str = option(
-        "embedded", "Model folder, hub id, or 'embedded' for the tiny one in the package."
-    )
-    contexts: str = option(
-        "",
-        "Contexts: JSONL, JSON, CSV, a text file, a folder of notes or a public data set; "
-        "default: the sample.",
-    )
-    prompts: str = option(
-        "",
-        "Prompts: JSONL, JSON, CSV or a text file, a line each; default: 200 everyday prompts with "
-        "contexts of your own, else the sample.",
-    )
-    note_tokens: int = option(
-        2048,
-        "Longer notes of a single user are split at headings into contexts of this many tokens; "
-        "0 never splits.",
-        low=0,
-        high=10_000_000,
-    )
-    objective: str = option(
-        "context",
-        "Raise I(response; context | prompt), or I(prompt; response).",
-        choices=("context", "prompt"),
-    )
-    seed: int = option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
-    offline: bool = option(False, "Refuse the network, the model download included.")
-    held_out_users: float = option(
-        0.2, "Share of your users kept from training for eval.", low=0.0, high=0.9
-    )
-    held_out_prompts: float = option(
-        0.2, "Share of your prompts kept from training for eval.", low=0.0, high=0.9
-    )
-    user_limit: int = option(
-        0, "Most of your users that are read at all, a seeded draw; 0 takes all.", low=0, high=10**9
-    )
-    prompt_limit: int = option(
-        0,
-        "Most of your prompts that are read at all, a seeded draw, but for those that belong to "
-        "one user; 0 takes all.",
-        low=0,
-        high=10**9,
-    )
-    problem_prompts: str = option(
-        "ours",
-        "How problems of a public data set among --prompts are worded: our way or the paper's.",
-        choices=("ours", "paper"),
-    )
-    canaries: int = option(
-        0,
-        "Invented secrets planted in the contexts of training users, a sentence each; eval tells "
-        "whether the adapter gives them away.",
-        low=0,
-        high=3000,
-    )
+from mipo_mlx.config.data import DataConfig
+from mipo_mlx.config.option import option
 
 
 @dataclass(frozen=True)
@@ -130,8 +57,8 @@ class GenerateConfig:
     )
     answer_style: str = option(
         "",
-        "A sentence at the end of every open request, with and without context alike, such as "
-        "'Answer in two or three sentences.'",
+        "A sentence at the end of every open request, with and without context alike (such as "
+        "'Answer in two or three sentences.').",
     )
     sampling: str = option(
         "",
@@ -421,25 +348,3 @@ SECTIONS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
 }
-
-# What suits the embedded 1M model; a default layer of its own, below TOML and flags.
-EMBEDDED_PRESET: dict[str, Any] = {
-    "context_template": "bare",  # it was pretrained so
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "max_tokens": 48,
-    "beta": 1.0,
-    "learning_rate": 3e-4,
-    "epochs": 2,
-}
-
-# Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
-EMBEDDED_MISSING: dict[str, Any] = {"learning_rate": 2e-5, "epochs": 1}
-
-# What --sampling stands for; below options that are given by name.
-SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"temperature": 0.1, "top_p": 0.9, "min_p": 0.0}
-}
-
-# What held before an option was there, for runs whose config.toml does not name it.
-BEFORE: dict[str, Any] = {"context_template": "bare", "drop_truncated": True}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -17,41 +16,34 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mipo_mlx.config import RunConfig, TrainConfig, to_toml
+from mipo_mlx.config import RunConfig, TrainConfig, rate_for, to_toml
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
-from mipo_mlx.data.split import split
+from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.architecture import total_parameters
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.compat_check import probe
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
-from mipo_mlx.training.objectives import GRIDS, TrainingRow, arrange
+from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.training.step import plain_plan
 from mipo_mlx.training.trackers import tracker
-from mipo_mlx.training.trainer import Trainer
+from mipo_mlx.training.trainer import STOPS, Trainer
 from mipo_mlx.training.withhold import held_facts, withhold
 from mipo_mlx.types import PreferencePair, Progress, silent
 
 log = logging.getLogger("mipo_mlx")
 STATE = "training.safetensors"
 METRICS = "metrics.jsonl"
-STOPS = {  # why a training ended before its time
-    "saturation": "saturation: almost every pair is told apart, nothing more is learned",
-    "KL budget": "KL budget: the adapter is as far from the reference as --kl-budget allows",
-    "divergence": "divergence: the loss is a quarter above where it began and the KL to the "
-    "reference climbs; lower --learning-rate",
-    "validation": "validation: it has not become better for --patience validations",
-}
-# Most parameters, and a rate for LoRA of rank 8 and scale 20. The first was measured, at 135M; the
-# others are guesses.
-RATES = ((3e8, 1e-4), (1e9, 5e-5), (4e9, 2e-5), (math.inf, 1e-5))
 NO_MATTER = ("pairs", "save_every", "report_to")  # options without a say in the adapter's numbers
 
 
@@ -114,7 +106,7 @@ def _rows(
         prompt = known[json.dumps([dict(message) for message in pair.messages])]
         sides = (pair.chosen.token_ids, pair.rejected.token_ids)
         other: tuple[int, ...] = ()
-        if config.train.loss in GRIDS:
+        if objective_of(config.train).crossed:
             other = prompts.get(
                 (pair.negative_context_id, pair.negative_prompt_id or pair.prompt_id), ()
             )
@@ -132,46 +124,15 @@ def _rows(
     return rows
 
 
-def _meeting(pairs: Sequence[PreferencePair]) -> dict[str, str]:
-    """By id of a context, one that stands for all whom its answers meet, directly or not."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    for pair in pairs:
-        find(pair.context_id)
-        if pair.negative_context_id:
-            leader[find(pair.negative_context_id)] = find(pair.context_id)
-    return {name: find(name) for name in leader}
-
-
 def _parts(
     pairs: Sequence[PreferencePair], rows: Sequence[TrainingRow], config: TrainConfig, seed: int
 ) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Rows to train on and rows to validate on.
-
-    Those to validate on are of other users; where they can be, of whole circles of users who meet,
-    so that no answer of theirs is rejected in training and no block is torn. With one user they
-    are of other prompts.
-    """
+    """Rows to train on and rows to validate on."""
     if not config.validation:
         return list(rows), []
-    users = [pair.context_id for pair in pairs]
-    circle = _meeting(pairs)
-    names = [circle[user] for user in users]
-    if len(set(names)) < 2:
-        names = users if len(set(users)) > 1 else [pair.prompt_id or pair.id for pair in pairs]
-    if len(set(names)) < 2:
-        raise ConfigError(
-            "--validation needs pairs of at least two users or prompts.", "leave it out"
-        )
-    held = set(split({name: name for name in names}, config.validation, seed)[1])
     sides: tuple[list[TrainingRow], list[TrainingRow]] = ([], [])
-    for name, row in zip(names, rows, strict=True):
-        sides[name in held].append(row)
+    for held, row in zip(held_pairs(pairs, config.validation, seed), rows, strict=True):
+        sides[held].append(row)
     return sides
 
 
@@ -180,8 +141,8 @@ def with_rate(lm: LanguageModel, config: TrainConfig) -> TrainConfig:
     if config.learning_rate:
         return config
     size = total_parameters(lm.model)
-    rate = next(rate for most, rate in RATES if size <= most)
-    if size > RATES[0][0]:
+    rate, measured_at = rate_for(size)
+    if not measured_at:
         log.info("learning rate %g: a guess for %.1fB parameters", rate, size / 1e9)
     return replace(config, learning_rate=rate)
 
@@ -239,7 +200,7 @@ def _planned(
         plan = plain_plan(train, lm)
         log.info("%s; its peak cannot be predicted for this model", plan)
         return plan
-    arranged = arrange(rows, train.loss)
+    arranged = objective_of(train).arrange(rows)
     steps = steps_of(
         arranged, train.batch_size * train.gradient_accumulation_steps, config.data.seed
     )
@@ -372,6 +333,8 @@ def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[s
     return stats
 
 
+@writing("train")
+@uncompiled_on_cpu()
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step.
 

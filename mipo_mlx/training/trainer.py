@@ -24,14 +24,21 @@ from mipo_mlx.data.batches import batches
 from mipo_mlx.data.blocks import balance
 from mipo_mlx.errors import MipoError
 from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_plan import Plan
-from mipo_mlx.training.objectives import TrainingRow, arrange
 from mipo_mlx.training.step import Gradients, ideal_tokens
 
 NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
 STEADY = 10  # steps over which stops look
 DIVERGED = 1.25  # times the first step's loss
+STOPS = {  # why a training ended before its time
+    "saturation": "saturation: almost every pair is told apart, nothing more is learned",
+    "KL budget": "KL budget: the adapter is as far from the reference as --kl-budget allows",
+    "divergence": "divergence: the loss is a quarter above where it began and the KL to the "
+    "reference climbs; lower --learning-rate",
+    "validation": "validation: it has not become better for --patience validations",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Trainer:
 
     Args:
         lm: with an adapter attached.
-        rows: of one rejected answer each; ``arrange`` joins them as the loss needs.
+        rows: of one rejected answer each; the objective arranges them as it needs.
         config: of training.
         seed: of the order of rows.
         validation: rows that are never trained on.
@@ -115,8 +122,9 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.seed = lm.model, config, seed
         self.gradients = Gradients(lm, config, plan, ranks)
-        self.rows = arrange(rows, config.loss)
-        self.validation = arrange(validation, config.loss) if validation else []
+        objective = self.gradients.objective
+        self.rows = objective.arrange(rows)
+        self.validation = objective.arrange(validation) if validation else []
         self.per_step = config.batch_size * config.gradient_accumulation_steps
         self.per_epoch = len(self._order(0))
         total = self.per_epoch * config.epochs
@@ -182,7 +190,7 @@ class Trainer:
         return values | {
             "balance": _balance(rows),
             "forwarded_tokens": sum(self.gradients.ranks.sums([mine])),
-            "ideal_tokens": ideal_tokens(rows, self.config.loss),
+            "ideal_tokens": ideal_tokens(rows, self.gradients.objective.crossed),
             "tokens_per_second": sum(row.tokens for row in rows) / (time.perf_counter() - start),
             "peak_memory_bytes": mx.get_peak_memory(),
             "cache_memory_bytes": mx.get_cache_memory(),
@@ -225,7 +233,7 @@ class Trainer:
         drift = [kl for _, _, kl in self.counters.recent]
         half = len(drift) // 2
         climbs = sum(drift[half:]) / (len(drift) - half) > max(0.0, sum(drift[:half]) / half)
-        return loss > DIVERGED * self.counters.first_loss and climbs
+        return 0 < DIVERGED * self.counters.first_loss < loss and climbs
 
     def run(self) -> Iterator[StepMetrics]:
         """The steps that are left; one ``StepMetrics`` each, its figures from before its update.

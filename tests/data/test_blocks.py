@@ -307,7 +307,7 @@ def test_hard_negatives_are_near_users_and_close() -> None:
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_closed_step_leaves_what_does_not_depend_on_the_context_alone(k: int) -> None:
-    """A table model, ``log p(a | c) = b(a) + d(c, a) - Z(c)``: b moves only where steps are open."""
+    """A table model, ``log p(a | c) = b(a) + d(c, a) - Z(c)``: b moves in open steps alone."""
     users = [Context(f"u{n}", f"I am {n}.") for n in range(8)]
     rules = Rules(num_negatives=k, prompts=4)
     made = draw(lay_out(users, [], PROMPTS, rules), rules).contrasts
