@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mipo_mlx.config.data import DataConfig
 from mipo_mlx.config.options import (
     SECTIONS,
-    DataConfig,
     EvalConfig,
     GenerateConfig,
     RunConfig,

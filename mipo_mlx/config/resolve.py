@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from mipo_mlx.config.options import SECTIONS, DataConfig, RunConfig
+from mipo_mlx.config.data import DataConfig
+from mipo_mlx.config.options import SECTIONS, RunConfig
 from mipo_mlx.config.presets import BEFORE, EMBEDDED_MISSING, EMBEDDED_PRESET, SAMPLING_PRESETS
 from mipo_mlx.errors import ConfigError
 
