@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from mipo_mlx.run_dir.journal import AnswerFile
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore
 from mipo_mlx.types import Progress, silent
-
-log = logging.getLogger("mipo_mlx")
 
 
 @writing("generate")
@@ -52,7 +49,4 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
     store.write_jsonl("pairs.jsonl", [pair_row(pair) for pair in made.pairs])
     store.record("generate", key, ["pairs.jsonl"], stats)
     answers.journal.remove()
-    for name in ("headroom", "warning"):
-        if name in stats:
-            log.info("%s: %s", name, stats[name])
     return stats
