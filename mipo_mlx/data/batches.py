@@ -76,4 +76,6 @@ def batches(
         step += block
         open_steps.setdefault(max(0, room - len(block)), []).append(step)
     rng.shuffle(made)
+    for step in made:  # those of a context side by side, for ranks that share a step
+        step.sort(key=lambda index: (pairs[index].group, index))
     return made

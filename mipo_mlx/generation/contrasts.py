@@ -151,6 +151,7 @@ def describe(made: Generated, work: Prepared) -> dict[str, Any]:
     stats: dict[str, Any] = {
         "pairs": len(made.pairs),
         "blocks": len(blocks),
+        "block": f"{work.rules.users} x {work.rules.prompts}",
         "dropped": made.dropped,
         "responses": made.responses,
         "response_tokens": made.tokens,

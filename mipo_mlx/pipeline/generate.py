@@ -28,7 +28,6 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
         "objective": config.data.objective,
         "seed": config.data.seed,
         **text_settings(config),
-        "block": [work.rules.users, work.rules.prompts],
     }
     store = RunStore(run)
     if store.is_fresh("generate", key):

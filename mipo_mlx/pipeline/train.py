@@ -366,6 +366,8 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     trainer = Trainer(
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )
+    if ranks.rank == 0:
+        trainer.tell_large_blocks()
     stats: dict[str, Any] = {}
     state = {
         **key,

@@ -8,8 +8,10 @@ step can be saved, and a run that goes on from it ends with the same bits as one
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +31,7 @@ from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_plan import Plan
 from mipo_mlx.training.step import Gradients, ideal_tokens
 
+log = logging.getLogger("mipo_mlx")
 NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
 STEADY = 10  # steps over which stops look
 DIVERGED = 1.25  # times the first step's loss
@@ -143,6 +146,18 @@ class Trainer:
         """Indices of the rows of an epoch's steps."""
         encoded = [row.encoded for row in self.rows]
         return batches(encoded, self.per_step, seed=self.seed, epoch=epoch)
+
+    def tell_large_blocks(self) -> None:
+        """Say where steps are larger than was asked for, as blocks stay whole."""
+        sizes = Counter(row.encoded.block for row in self.rows if row.encoded.block)
+        most = max(sizes.values(), default=0)
+        if most > self.per_step:
+            log.warning(
+                "blocks of up to %d pairs stay whole, so steps may hold more than the %d asked "
+                "for; 'mipo generate --block-prompts' makes smaller ones",
+                most,
+                self.per_step,
+            )
 
     def snapshot(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
         """Arrays and numbers from which ``restore`` goes on."""
