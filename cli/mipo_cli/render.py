@@ -30,14 +30,16 @@ if TYPE_CHECKING:  # NumPy is not needed for --help
     from mipo_mlx.results import Comparison
 
 QUIET_SECONDS = 2.0
+LINE_SECONDS = 30.0  # between lines where there is no terminal
 
 
 class Bars:
-    """Progress of each stage: a bar at a terminal, one line at the end elsewhere."""
+    """Progress of each stage: a bar at a terminal, elsewhere a line now and then and at the end."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.started: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -61,10 +63,22 @@ class Bars:
                 self.tasks[name] = self.progress.add_task(name, total=total, rate=rate)
             text = f"{name} {note}".strip()
             self.progress.update(self.tasks[name], completed=done, rate=rate, description=text)
+        if not self.console.is_terminal and done < total:
+            self._line(name, note, done, total)
         if done >= total and seconds > QUIET_SECONDS:
             self.console.print(
                 f"{name}: {done} in {seconds:.1f} s {note}".rstrip(), highlight=False
             )
+
+    def _line(self, name: str, note: str, done: int, total: int) -> None:
+        """Where a stage stands, if it was not told just now."""
+        now, began = time.monotonic(), self.started[name]
+        if now - self.told.setdefault(name, began) < LINE_SECONDS:
+            return
+        self.told[name] = now
+        left = f", about {(now - began) * (total - done) / done:.0f} s left" if done else ""
+        line = f"{name}: {done} of {total} in {now - began:.0f} s{left} {note}".rstrip()
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Notes(logging.Handler):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mipo_mlx.data.files import lines
-from mipo_mlx.data.pairs import drop_reason
+from mipo_mlx.data.pairs import plain
 from mipo_mlx.errors import DataError
 from mipo_mlx.grading.text import normalise, sentences
 from mipo_mlx.types import PreferencePair
@@ -113,7 +113,7 @@ def scrub_pairs(pairs: Sequence[PreferencePair], held: Sequence[str]) -> Scrubbe
         made = replace(
             pair, chosen=chosen, ref_chosen_logps=None, ref_rejected_logps=None, pmi=None
         )
-        if drop_reason(made) in ("empty", "equal", "near_equal"):
+        if not text or plain(text) == plain(pair.rejected.text):
             dropped += 1
         else:
             kept.append(made)

@@ -29,8 +29,8 @@ from mipo_mlx.errors import ConfigError, DataError
 from mipo_mlx.evaluation.comparison import row_among
 from mipo_mlx.evaluation.metrics import Columns, letter_rows
 from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import AnswerJournal, Ask, encode, sample, wrapper_of
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import AnswerJournal, Ask, encode, sample
 from mipo_mlx.grading import benchmark_prompts
 from mipo_mlx.grading.final_answer import final_answer, is_right, offered
 from mipo_mlx.inference.scoring import score
@@ -256,7 +256,8 @@ class TaskStudy(Study):
         """
         path = self.run / "pairs.jsonl"
         pairs = read_pairs(path) if path.is_file() else []
-        trained = {message["content"] for pair in pairs for message in pair.messages}
+        wrapper = wrapper_of(self.config.generate)
+        trained = {wrapper.unwrapped(m) for pair in pairs for m in pair.messages}
         refuse_trained(self.tasks, trained)
         check_window(lm, self.tasks, self.config.generate, self.config.eval.task_max_tokens)
 

@@ -15,8 +15,8 @@ from mipo_mlx.errors import ConfigError
 from mipo_mlx.evaluation.comparison import CONTRASTED, draws_of, means_of, row
 from mipo_mlx.evaluation.metrics import Columns, columns_of
 from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask, sample
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, sample
 from mipo_mlx.results import METRICS, Json, MetricRow
 from mipo_mlx.results.findings import ControlFindings
 

@@ -21,7 +21,7 @@ from mipo_mlx.evaluation.comparison import Asked, titled_rows
 from mipo_mlx.evaluation.metrics import Columns
 from mipo_mlx.evaluation.responses import Part, ask_both, own_answers, spread
 from mipo_mlx.evaluation.study import Subject
-from mipo_mlx.generation.pairs import Ask, encode
+from mipo_mlx.generation.answers import Ask, encode
 from mipo_mlx.grading.facts import grade, stated
 from mipo_mlx.grading.ngrams import copied_share
 from mipo_mlx.inference.prefix_tree import Row

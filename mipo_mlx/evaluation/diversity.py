@@ -18,8 +18,8 @@ from mipo_mlx.evaluation.metrics import Columns, self_bleu4
 from mipo_mlx.evaluation.questions import Item
 from mipo_mlx.evaluation.responses import Part, ask_both, rows_of, spread
 from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask
 from mipo_mlx.grading.ngrams import distinct, similarity
 from mipo_mlx.grading.text import normalise
 from mipo_mlx.results import SIDES, Json, Metric

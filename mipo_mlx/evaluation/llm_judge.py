@@ -21,8 +21,8 @@ from mipo_mlx.errors import ConfigError, DataError, ModelError
 from mipo_mlx.evaluation.questions import Item
 from mipo_mlx.evaluation.study import Measured, Study, Subject
 from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, measured, outcome
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, encode, sample
 from mipo_mlx.grading import judge_prompts
 from mipo_mlx.models import chat_template
 from mipo_mlx.models.architecture import other_states
@@ -143,7 +143,8 @@ class JudgeStudy(Study):
         return replace(
             self.config.generate,
             temperature=0.0,
-            top_p=1.0,
+            context_template="bare",  # its instructions are no notes of a user
+            answer_style="",
             max_tokens=self.config.eval.judge_max_tokens,
             enable_thinking=False,
         )

@@ -16,7 +16,7 @@ from sacrebleu.metrics.bleu import BLEU
 from mipo_mlx.config import GenerateConfig
 from mipo_mlx.core.mutual_information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.evaluation.questions import Item, Questions
-from mipo_mlx.generation.pairs import AnswerJournal, Ask, encode, sample
+from mipo_mlx.generation.answers import AnswerJournal, Ask, encode, sample
 from mipo_mlx.grading import benchmark_prompts
 from mipo_mlx.grading.facts import grade
 from mipo_mlx.grading.final_answer import final_answer, is_right, offered

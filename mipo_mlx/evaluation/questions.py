@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mipo_mlx.config import EvalConfig, GenerateConfig
-from mipo_mlx.generation.pairs import answer_key
+from mipo_mlx.generation.answers import answer_key
 from mipo_mlx.types import Context, Progress, Prompt
 
 

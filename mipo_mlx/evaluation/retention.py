@@ -23,8 +23,8 @@ from mipo_mlx.evaluation.metrics import Columns, self_bleu4
 from mipo_mlx.evaluation.questions import known_values
 from mipo_mlx.evaluation.responses import Part, ask_both, own_answers, rows_of, spread
 from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask, encode
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, encode
 from mipo_mlx.grading.facts import grade
 from mipo_mlx.grading.ngrams import copied_share, longest_copy, longest_repeat, repeated_share
 from mipo_mlx.inference.prefix_tree import Row

@@ -15,8 +15,8 @@ import mlx.core as mx
 from mipo_mlx.config import RunConfig
 from mipo_mlx.evaluation.metrics import Columns
 from mipo_mlx.evaluation.questions import Item, Questions
+from mipo_mlx.generation.answers import AnswerJournal
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import AnswerJournal
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.lora import adapter_disabled
 from mipo_mlx.results import Json, MetricRow

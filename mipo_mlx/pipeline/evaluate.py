@@ -25,8 +25,8 @@ from mipo_mlx.evaluation.questions import (
     prompt_groups,
 )
 from mipo_mlx.evaluation.study import Study, Subject
+from mipo_mlx.generation.answers import cut_contexts, wrapper_of
 from mipo_mlx.generation.inputs import Inputs, read_inputs
-from mipo_mlx.generation.pairs import cut_contexts
 from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
@@ -59,13 +59,21 @@ def _groups(inputs: Inputs, config: RunConfig) -> list[Group]:
     return context_groups(inputs.held_contexts, inputs.held_prompts, config.eval, inputs.eval_foils)
 
 
-def _check_adapter(lm: LanguageModel, folder: Path) -> None:
-    maker = json.loads((folder / lora.CONFIG).read_text(encoding="utf-8")).get("fingerprint")
+def _check_adapter(lm: LanguageModel, folder: Path, config: RunConfig) -> None:
+    about = json.loads((folder / lora.CONFIG).read_text(encoding="utf-8"))
+    maker = about.get("fingerprint")
     if maker not in (None, lm.fingerprint):
         raise ConfigError(
             f"{folder}: this adapter was trained on another model than {lm.name}.",
             "give eval the --model of training",
         )
+    for name in ("context_template", "answer_style"):
+        trained, now = about.get("mipo", {}).get(name), getattr(config.generate, name)
+        if trained not in (None, now):
+            raise ConfigError(
+                f"{folder}: this adapter was trained with {name} {trained!r}, not {now!r}.",
+                f"give eval the --{name.replace('_', '-')} of training",
+            )
 
 
 def _overlap(
@@ -81,7 +89,8 @@ def _overlap(
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     if not path.is_file():
         return {}
-    trained = {message["content"] for pair in read_pairs(path) for message in pair.messages}
+    wrapper = wrapper_of(config.generate)
+    trained = {wrapper.unwrapped(m) for pair in read_pairs(path) for m in pair.messages}
     found = {}
     for kind, held in (
         ("users", cut or inputs.held_contexts),
@@ -229,7 +238,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Ev
     _groups(inputs, config)  # faults are told before a model is loaded
     seen = _overlap(run, config, inputs)
     lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
-    _check_adapter(lm, folder)
+    _check_adapter(lm, folder, config)
     for study in studies:
         study.check(lm)
     held = [inputs.held_contexts, inputs.eval_foils]

@@ -160,10 +160,10 @@ def _slug(model: str) -> str:
 
 
 def _small(recipe: Recipe) -> dict[str, Any]:
-    """What the embedded model needs instead; the method is left as it is (no pair is dropped)."""
+    """What the embedded model needs instead; how answers are sampled is the recipe's."""
     missing = EMBEDDED_MISSING if recipe.options.get("negatives") == "missing" else {}
     layers = {**EMBEDDED_PRESET, **missing, **SMALL}
-    return {name: value for name, value in layers.items() if name != "min_pmi"}
+    return {name: value for name, value in layers.items() if name not in ("temperature", "top_p")}
 
 
 def _layers(recipe: Recipe, request: Request, small: bool) -> tuple[dict[str, Any], dict[str, str]]:

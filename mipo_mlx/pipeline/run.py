@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from mipo_mlx.config import RunConfig
@@ -20,6 +21,8 @@ from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.training.withhold import held_facts
 from mipo_mlx.types import Progress, silent
 
+log = logging.getLogger("mipo_mlx")
+
 
 @writing("run")
 def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Report:
@@ -27,7 +30,10 @@ def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> Report:
     prepare_studies(run, config, read_inputs(config.data))
     held_facts(config.train)
     if not config.train.pairs:
-        generate(run, config, on_progress)
+        made = generate(run, config, on_progress)
+        for name in ("headroom", "warning"):
+            if name in made:
+                log.info("%s: %s", name, made[name])
     train(run, config, on_progress)
     evaluate(run, config, on_progress)
     return report(run, config, on_progress)

@@ -282,6 +282,29 @@ def test_progress_tells_rate_and_time_at_a_terminal_and_one_line_elsewhere(
             assert bars.progress.tasks[0].fields["rate"] == "1.0/s"
 
 
+def test_a_long_stage_tells_where_it_stands_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import io
+
+    from rich.console import Console
+
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    bars = Bars(Console(file=stream, force_terminal=False, width=60))
+    for done in range(101):
+        bars("train, loss 0.5", done, 100)
+        now[0] += 1.0
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "train: 30 of 100 in 30 s, about 70 s left loss 0.5",
+        "train: 60 of 100 in 60 s, about 40 s left loss 0.5",
+        "train: 90 of 100 in 90 s, about 10 s left loss 0.5",
+        "train: 100 in 100.0 s loss 0.5",
+    ]
+
+
 def test_contexts_counts_tokens_shows_no_text_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

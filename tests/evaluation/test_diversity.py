@@ -19,7 +19,7 @@ from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.evaluation import diversity
 from mipo_mlx.evaluation.responses import Part
-from mipo_mlx.generation.pairs import Ask
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.reporting import narrative
 from mipo_mlx.results import SIDES
 from mipo_mlx.types import Prompt, Response

@@ -23,8 +23,8 @@ from mipo_mlx.evaluation import llm_judge
 from mipo_mlx.evaluation.human_votes import open_arena
 from mipo_mlx.evaluation.questions import Item
 from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, findings, measured
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.generation.inputs import read_inputs
-from mipo_mlx.generation.pairs import Ask
 from mipo_mlx.grading import judge_prompts
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import load_model, locate

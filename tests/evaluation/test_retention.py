@@ -26,7 +26,7 @@ from mipo_mlx.evaluation.comparison import Asked, titled_rows
 from mipo_mlx.evaluation.questions import Group, Item, Questions
 from mipo_mlx.evaluation.responses import Part
 from mipo_mlx.evaluation.study import Subject
-from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.grading.ngrams import words
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model
