@@ -284,8 +284,8 @@ def token_scores(
     else:
         table = np.zeros(forest.responses.shape, dtype=np.float32)
         np.put(table, np.array(forest.real), values)
-    counts = np.array(forest.mask).sum(axis=1)
-    return [row[:count] for row, count in zip(table, counts, strict=True)]
+    # not the first columns of a row: in ``alone`` an answer stands behind its prompt
+    return [row[real] for row, real in zip(table, np.array(forest.mask), strict=True)]
 
 
 def _values_on_cpu(model: Any, forest: Forest, held: Held | None, budget: int) -> np.ndarray | None:
