@@ -20,7 +20,7 @@ from mipo_mlx.generate import encode
 from mipo_mlx.inputs import read_inputs
 from mipo_mlx.lm import OPENBLAS, adapter
 from mipo_mlx.lm.footprint import Dimensions
-from mipo_mlx.lm.load import Download, LanguageModel, Skeleton, load_skeleton
+from mipo_mlx.lm.load import Download, LanguageModel, Paths, Skeleton, load_skeleton
 from mipo_mlx.lm.memory import device_bytes, limit_bytes
 from mipo_mlx.lm.prefix import other_states
 from mipo_mlx.machine import here
@@ -152,7 +152,7 @@ def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, An
         of,
         fixed=skeleton.weights + 5 * trained,
         limit=limit_bytes(config.generate.memory_limit),
-        shares=shares,
+        paths=Paths(shares=shares),
     )
     lengths = [len(row.encoded.prompt_ids) for row in rows]
     told |= {

@@ -18,9 +18,10 @@ from mipo_mlx.data.read import read_pairs
 from mipo_mlx.data.split import overlap
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.generate import cut_contexts
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inputs import Inputs, read_inputs
 from mipo_mlx.lm import adapter
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.memory import measured
 from mipo_mlx.reference import Progress
 from mipo_mlx.store import AnswerFile, RunStore, file_hash
@@ -221,7 +222,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     studies = prepare_studies(run, config, inputs)
     _groups(inputs, config)  # faults are told before a model is loaded
     seen = _overlap(run, config, inputs)
-    lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    lm = open_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
     for study in studies:
         study.check(lm)

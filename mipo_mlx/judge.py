@@ -21,17 +21,16 @@ from mipo_mlx.data import judging
 from mipo_mlx.errors import ConfigError, DataError, ModelError
 from mipo_mlx.evaluate import Item
 from mipo_mlx.generate import Ask, encode, sample
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inputs import Inputs
 from mipo_mlx.lm import chat
 from mipo_mlx.lm.load import (
     LanguageModel,
     fingerprint,
-    load_model,
     load_skeleton,
     locate,
     model_type,
 )
-from mipo_mlx.lm.prefix import other_states
 from mipo_mlx.study import Section, Subject
 from mipo_mlx.types import Context, Prompt, Response
 from mipo_mlx.verdicts import Duel, Ruling, Said, Setting, outcome, tell
@@ -160,7 +159,7 @@ class JudgeStudy:
         duels = duels_of(subject.items, subject.answers)
         warning = kinship(subject.lm, self.folder, self.fingerprint)
         subject.release()
-        judge = load_model(options.judge, offline=self.config.data.offline)
+        judge = open_model(options.judge, offline=self.config.data.offline)
         rulings = rule(duels, options.protocol, lambda asks: self._say(judge, subject, asks))
         setting = Setting(
             self.title,
@@ -219,12 +218,6 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> JudgeStudy | None:
         skeleton = load_skeleton(options.judge, offline=config.data.offline)
     except ModelError as error:
         raise ModelError(f"--judge: {error.message}", error.hint) from error
-    other = other_states(skeleton.model)
-    if other:
-        raise ModelError(
-            f"--judge: layers with {', '.join(sorted(other))} cannot answer here.",
-            "take a model whose layers are all attention, such as Llama, Qwen2 or Gemma 2",
-        )
     study = JudgeStudy(config, folder)
     _check_window(skeleton.tokenizer, skeleton.max_tokens, inputs, study)
     return study

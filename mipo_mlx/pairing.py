@@ -9,8 +9,9 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.data.contrast import Contrast, contrast
 from mipo_mlx.data.pairs import length_summary, pmi_summary
 from mipo_mlx.generate import AnswerJournal, Generated, cut_contexts
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inputs import Inputs, read_inputs
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.nearest import nearest_users
 from mipo_mlx.reference import Progress
 from mipo_mlx.types import Context
@@ -77,7 +78,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     inputs = read_inputs(config.data)
     contrasts = contrasts_of(inputs, config)
-    lm = load_model(config.data.model, offline=config.data.offline)
+    lm = open_model(config.data.model, offline=config.data.offline)
     contexts, cut = cut_contexts(lm, inputs.train_contexts, inputs.train_prompts, config.generate)
     foils, _ = cut_contexts(lm, inputs.foils, inputs.train_prompts, config.generate)
     return Prepared(inputs, lm, contrasts, contexts, foils, cut)

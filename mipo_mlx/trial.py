@@ -17,9 +17,10 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.data.contrast import Contrast
 from mipo_mlx.generate import asks, encode, generate
 from mipo_mlx.lm.forest import distinct_prefix_tokens
-from mipo_mlx.lm.held import hold_in_chunks
 from mipo_mlx.lm.load import LanguageModel
 from mipo_mlx.lm.memory import limit_bytes
+from mipo_mlx.lm.prefill import Tally
+from mipo_mlx.lm.respond import prefill_of
 from mipo_mlx.pairing import Prepared, describe, prepare
 from mipo_mlx.reference import Progress
 
@@ -69,10 +70,9 @@ def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any
 
 
 def _bytes_per_token(lm: LanguageModel) -> int:
-    """Keys and values of one token."""
-    length = 16
-    held = hold_in_chunks(lm.model, [tuple(range(length))], length)
-    return sum(array.nbytes for cache in held.caches for array in cache.state) // length
+    """Keys and values of one token, or what the model keeps instead."""
+    prompt = tuple(range(17))
+    return int(prefill_of(lm, [prompt], [""], Tally()).bytes_per_column(0))
 
 
 def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
@@ -40,19 +41,30 @@ def _wide(array: mx.array) -> mx.array:
     return array.astype(mx.float32) if array.dtype in HALF else array
 
 
-def copy_fits(model: Any) -> bool:
+def _copy_fits(model: Any) -> bool:
     """Whether the memory that is free holds weights in fp32 besides those in half precision."""
     halves = [a.size for _, a in tree_flatten(model.parameters()) if a.dtype in HALF]
     return 4 * sum(halves) + mx.get_active_memory() <= SHARE * device_bytes()
 
 
 @contextmanager
-def widened(model: Any) -> Iterator[None]:
-    """Weights in half precision are fp32 while this is open; quantized ones stay as they are."""
+def widened(model: Any) -> Iterator[bool]:
+    """A model in half precision computes in fp32 while this is open; whether it does is told.
+
+    All weights are cast where a copy fits; quantized ones stay, and their scales are cast. Else
+    embeddings and norms alone: what goes into the blocks is fp32 then, and MLX makes products of it
+    with weights in half precision in fp32, a matrix at a time.
+    """
     before = model.parameters()
-    model.update(tree_map(_wide, before))
     try:
-        yield
+        if _copy_fits(model):
+            model.update(tree_map(_wide, before))
+        else:
+            model.update(tree_map(lambda a: _wide(a) if a.ndim == 1 else a, before))
+            for module in model.modules():
+                if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
+                    module.update(tree_map(_wide, module.parameters()))
+        yield computes_in(model) == mx.float32
     finally:
         model.update(before)
 

@@ -1,8 +1,8 @@
 """How near a way of running a model must come to its plain ``__call__``.
 
-In fp32 any fault of a way shows, so a model in half precision is compared with its weights cast to
-fp32 first. It is then compared as it is: the way must be about as near to fp32 as the plain one.
-Where no copy in fp32 fits, the measure is how far rounding moves the plain way's own numbers.
+In fp32 any fault of a way shows, so a model in half precision is made to compute in fp32 first. It
+is then compared as it is: the way must be about as near to fp32 as the plain one. Where it cannot
+be made to, the measure is how far rounding moves the plain way's own numbers.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.inference.precision import HALF, computes_in, copy_fits, nudged, widened
+from mipo_mlx.inference.precision import HALF, computes_in, nudged, widened
 
 Numbers = Sequence[np.ndarray]  # fp32, of any shapes
 
@@ -63,11 +62,10 @@ class Yardstick:
             self.half = computes_in(model) in HALF
             self.numbers = plain()
             self.single = self.numbers  # the same in fp32
-            self.copied = self.half and copy_fits(model)
-            if self.copied:
-                with widened(model):
-                    self.copied = computes_in(model) == mx.float32
-                    self.single = plain()
+            self.widens = False
+            if self.half:
+                with widened(model) as self.widens:
+                    self.single = plain() if self.widens else self.numbers
         except Exception as error:  # whatever a model's own code comes up with
             raise ModelError(
                 f"{name}: plain {noun} cannot be had: {described(error)}.",
@@ -89,7 +87,7 @@ class Yardstick:
         """Why a way may not be taken, "" if it may; ``way`` is called where it is compared."""
         if not self.half:
             return self._compared(way(), self.single, 1.0)
-        if not self.copied:
+        if not self.widens:
             return self._compared(way(), self.numbers, 1.0)
         with widened(self.model):
             wrong = self._compared(way(), self.single, 1.0)

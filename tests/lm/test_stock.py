@@ -85,7 +85,7 @@ def trained(model: Path, run: Path, kind: str) -> Trained:
 
     flags = {"model": str(model), "pairs": str(path), **OPTIONS, **KINDS[kind]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "load_model", opening)
+        patch.setattr(fit, "open_model", opening)
         stats = pipeline.train(run, resolve(flags=flags))
     assert stats["optimizer_steps"] == 2
     (lm,) = kept
