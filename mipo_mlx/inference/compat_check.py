@@ -19,12 +19,11 @@ from typing import Any
 import mlx.core as mx
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.inference import path_cache, ways
+from mipo_mlx.inference import lm_head, path_cache, ways
+from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.ways import Logprobs
 from mipo_mlx.inference.yardstick import Yardstick, described
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel, Paths, load_model
+from mipo_mlx.models.load import LanguageModel, Paths, load_model
 
 log = logging.getLogger("mipo_mlx")
 
@@ -77,7 +76,9 @@ class _Trials:
         except ModelError as error:
             return error.message.rstrip(".")
         except Exception as error:  # a model of another make: its code may raise anything
-            self.passing |= isinstance(error, PASSING) and not isinstance(error, NotImplementedError)
+            self.passing |= isinstance(error, PASSING) and not isinstance(
+                error, NotImplementedError
+            )
             return f"its code fails so: {described(error)}"
 
     def scoring(self) -> tuple[Paths, dict[str, str]]:
@@ -95,8 +96,11 @@ class _Trials:
                 if not splits:
                     reasons["splits"] = faults[shares, True]
                 return paths, reasons
-        raise self._refused("answers side by side", faults[False, False],
-                            "with and without shared prompts, with the head apart and not")
+        raise self._refused(
+            "answers side by side",
+            faults[False, False],
+            "with and without shared prompts, with the head apart and not",
+        )
 
     def sampling(self, paths: Paths) -> tuple[Paths, str]:
         """How answers are sampled, and why not otherwise."""
@@ -107,8 +111,11 @@ class _Trials:
             if not wrong:
                 return tried, why
             why = why or wrong
-        raise self._refused("answers a token at a time", why,
-                            "with shared prompts, with mlx-lm's own caches, and with no caches")
+        raise self._refused(
+            "answers a token at a time",
+            why,
+            "with shared prompts, with mlx-lm's own caches, and with no caches",
+        )
 
     def _refused(self, what: str, why: str, tried: str) -> ModelError:
         if not self.yardstick.steady():
@@ -121,7 +128,7 @@ class _Trials:
 
 def _no_parts(model: Any) -> str:
     """Why a model's head cannot be told apart from its blocks, "" if it can."""
-    parts = head.parts(model)
+    parts = lm_head.parts(model)
     if parts is None:
         return "no backbone and head are found in its code"
     hidden = parts.hidden(mx.array([[0]]), None)
@@ -197,7 +204,9 @@ def check(lm: LanguageModel) -> None:
         tell(line)
 
 
-def open_model(name: str, *, adapter_path: Path | None = None, offline: bool = False) -> LanguageModel:
+def open_model(
+    name: str, *, adapter_path: Path | None = None, offline: bool = False
+) -> LanguageModel:
     """``load_model``, with the ways of running it checked.
 
     Raises:

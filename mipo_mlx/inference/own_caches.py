@@ -16,9 +16,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mipo_mlx.lm.forest import distinct_prefix_tokens, stems_of
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefill import PREFILL_TOKENS, Tally
+from mipo_mlx.inference.prefill import PREFILL_TOKENS, Tally
+from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens, stems_of
+from mipo_mlx.models.load import LanguageModel
 
 Caches = list[Any]  # what mlx-lm makes for a model, for one row
 
@@ -32,7 +32,7 @@ def _new(model: Any) -> Caches:
 
 def _arrays(caches: Caches) -> list[mx.array]:
     """All arrays of some caches' states."""
-    leaves = [leaf for cache in caches for _, leaf in tree_flatten(cache.state)]
+    leaves = [leaf for cache in caches for leaf in dict(tree_flatten(cache.state)).values()]
     return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
 
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mipo_mlx.machine import here
+from mipo_mlx.run_dir.environment import here
 
-PARTS = ("lm", "models", "inference", "training")  # of this package, whose code has a say
+PARTS = ("models", "inference", "training")  # of this package, whose code has a say
 
 
 def directory() -> Path:

@@ -17,8 +17,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-from mipo_mlx.lm import head
-from mipo_mlx.lm.memory import SHARE, device_bytes
+from mipo_mlx.inference import lm_head
+from mipo_mlx.models.memory import SHARE, device_bytes
 
 HALF = (mx.float16, mx.bfloat16)
 
@@ -30,11 +30,11 @@ def computes_in(model: Any) -> mx.Dtype:
     norm in fp32. Nothing is evaluated.
     """
     tokens = mx.array([[0, 0]])
-    logits = model(tokens)
-    parts = head.parts(model)
-    if logits.dtype != mx.float32 or parts is None:
-        return logits.dtype
-    return parts.hidden(tokens, None).dtype
+    found: mx.Dtype = model(tokens).dtype
+    parts = lm_head.parts(model)
+    if found == mx.float32 and parts is not None:
+        found = parts.hidden(tokens, None).dtype
+    return found
 
 
 def _wide(array: mx.array) -> mx.array:
@@ -43,8 +43,9 @@ def _wide(array: mx.array) -> mx.array:
 
 def _copy_fits(model: Any) -> bool:
     """Whether the memory that is free holds weights in fp32 besides those in half precision."""
-    halves = [a.size for _, a in tree_flatten(model.parameters()) if a.dtype in HALF]
-    return 4 * sum(halves) + mx.get_active_memory() <= SHARE * device_bytes()
+    arrays = dict(tree_flatten(model.parameters())).values()
+    copy = sum(4 * array.size for array in arrays if array.dtype in HALF)
+    return bool(copy + mx.get_active_memory() <= SHARE * device_bytes())
 
 
 @contextmanager
@@ -63,7 +64,8 @@ def widened(model: Any) -> Iterator[bool]:
             model.update(tree_map(lambda a: _wide(a) if a.ndim == 1 else a, before))
             for module in model.modules():
                 if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
-                    module.update(tree_map(_wide, module.parameters()))
+                    table: Any = module
+                    table.update(tree_map(_wide, table.parameters()))
         yield computes_in(model) == mx.float32
     finally:
         model.update(before)

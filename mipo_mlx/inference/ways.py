@@ -9,27 +9,20 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefill import Tally
-from mipo_mlx.lm.respond import prefill_of
-from mipo_mlx.lm.score import score_tokens
+from mipo_mlx.inference.prefill import Tally
+from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.inference.sampling import prefill_of
+from mipo_mlx.inference.scoring import score_tokens
+from mipo_mlx.models.load import LanguageModel
 
 Logprobs = list[np.ndarray]  # nats, fp32, [t] of each answer
 
 
-def _of_answer(logits: mx.array, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-    """From logits [1, t, v] of a prompt with its answer."""
-    first = len(prompt) - 1
-    behind = logits[:, first : first + len(answer)]
-    return np.array(token_logprobs(behind, mx.array([list(answer)]))[0])
-
-
-def plain(model: Any, rows: Sequence[Row]) -> Logprobs:
-    """By the model's own ``__call__``, a sequence at a time, as mlx-lm generates.
+def lazily(model: Any, rows: Sequence[Row]) -> list[mx.array]:
+    """By the model's own ``__call__``, a sequence at a time, as mlx-lm generates: nats, [t] each.
 
     That is with its own caches, empty ones: Gemma 3n without any takes keys that were never
-    trained.
+    trained. Nothing is evaluated, and gradients flow.
     """
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -37,9 +30,14 @@ def plain(model: Any, rows: Sequence[Row]) -> Logprobs:
     for row in rows:
         for answer in row.responses:
             tokens = mx.array([[*row.prompt_ids, *answer[:-1]]])
-            logits = model(tokens, cache=make_prompt_cache(model))
-            found.append(_of_answer(logits, row.prompt_ids, answer))
+            logits = model(tokens, cache=make_prompt_cache(model))[:, len(row.prompt_ids) - 1 :]
+            found.append(token_logprobs(logits, mx.array([list(answer)]))[0])
     return found
+
+
+def plain(model: Any, rows: Sequence[Row]) -> Logprobs:
+    """The values of ``lazily``."""
+    return [np.array(values) for values in lazily(model, rows)]
 
 
 def scored(lm: LanguageModel, rows: Sequence[Row], at_once: int) -> Logprobs:
@@ -77,7 +75,7 @@ def stepwise(lm: LanguageModel, rows: Sequence[Row]) -> Logprobs:
 
     first = list(range(len(pairs) // 2))
     rest = list(range(len(first), len(pairs)))
-    stream = prefill.stream(first, 2)
+    stream: Any = prefill.stream(first, 2)
     live = step(stream, first)
     later = prefill.stream(rest, 2)
     if live:

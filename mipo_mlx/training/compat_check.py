@@ -19,19 +19,18 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
-from mipo_mlx.inference import path_cache
+from mipo_mlx.inference import lm_head, path_cache, ways
 from mipo_mlx.inference.compat_check import PASSING, from_record, tell, told
+from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.yardstick import Yardstick, described
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel, Paths
-from mipo_mlx.objectives import TrainingRow, collate, losses, nodes
-from mipo_mlx.plan import Plan
-from mipo_mlx.ranks import Ranks
-from mipo_mlx.step import Gradients
+from mipo_mlx.models.load import LanguageModel, Paths
+from mipo_mlx.training.collate import TrainingRow, collate, nodes
+from mipo_mlx.training.distributed import Ranks
+from mipo_mlx.training.memory_plan import Plan
+from mipo_mlx.training.objectives import Scores, losses, objective_of
+from mipo_mlx.training.step import Gradients
 
 STEM, REST, ANSWER = 10, 4, 6  # most tokens of the parts of a short pair
 PIECE = 6  # tokens of a prompt at once, where the plan has pieces
@@ -54,16 +53,8 @@ def short_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
 
 
 def _sums(model: Any, known: Sequence[Row]) -> mx.array:
-    """Summed log-probs of every answer by the model's own ``__call__``, one at a time [r]."""
-    from mlx_lm.models.cache import make_prompt_cache
-
-    found = []
-    for row in known:
-        for answer in row.responses:
-            tokens = mx.array([[*row.prompt_ids, *answer[:-1]]])
-            logits = model(tokens, cache=make_prompt_cache(model))[:, len(row.prompt_ids) - 1 :]
-            found.append(token_logprobs(logits, mx.array([list(answer)])).sum())
-    return mx.stack(found)
+    """Summed log-probs of every answer by the model's own ``__call__`` [r]."""
+    return mx.stack([values.sum() for values in ways.lazily(model, known)])
 
 
 def _flat(grads: Any) -> list[np.ndarray]:
@@ -92,11 +83,13 @@ class _Trial:
 
     def plain(self) -> list[np.ndarray]:
         """Of the mean loss, by the model's own ``__call__`` alone."""
-        batch = collate(self.rows, self.config.loss, shares=False)
-        known = nodes(self.rows, self.config.loss)
+        objective = objective_of(self.config)
+        batch = collate(self.rows, crossed=objective.crossed, shares=False)
+        known = nodes(self.rows, objective.crossed)
 
         def loss(model: Any) -> mx.array:
-            return losses(batch, _sums(model, known), self.config)[0].mean()
+            scores = Scores.of(batch, _sums(model, known))
+            return losses(objective, scores, self.config.nll_weight)[0].mean()
 
         return _flat(nn.value_and_grad(self.lm.model, loss)(self.lm.model)[1])
 
@@ -115,12 +108,11 @@ class _Trial:
 
     def _few_logits(self) -> int:
         """A budget that cuts the logits of these rows into chunks, bytes."""
-        vocabulary = self.lm.model(mx.array([[0]])).shape[-1]
-        return next(
-            budget
-            for budget in (2**power for power in range(10, 40))
-            if head.chunk_rows(vocabulary, budget) >= FEW_LOGITS
-        )
+        vocabulary: int = self.lm.model(mx.array([[0]])).shape[-1]
+        budget = 1024
+        while lm_head.chunk_rows(vocabulary, budget) < FEW_LOGITS:
+            budget *= 2
+        return budget
 
     def fault(self, paths: Paths, plan: Plan) -> str:
         """Why a plan may not be followed on these paths, "" if it may."""
@@ -129,14 +121,16 @@ class _Trial:
         except ModelError as error:
             return error.message.rstrip(".")
         except Exception as error:  # a model of another make: its code may raise anything
-            self.passing |= isinstance(error, PASSING) and not isinstance(error, NotImplementedError)
+            self.passing |= isinstance(error, PASSING) and not isinstance(
+                error, NotImplementedError
+            )
             return f"its code fails so: {described(error)}"
 
 
 def _used(paths: Paths, plan: Plan, config: TrainConfig) -> list[str]:
     """What a plan makes use of, in the order in which it would be given up."""
     uses = {
-        "compiles": config.compile and not head.on_cpu(),
+        "compiles": config.compile and not lm_head.on_cpu(),
         "checkpoints": plan.recompute,
         "pieces": plan.piece > 0 and paths.shares,
         "splits": plan.logits > 0,
@@ -149,7 +143,8 @@ def _fewer(paths: Paths, used: Sequence[str]) -> Iterator[tuple[Paths, tuple[str
     """Paths with ever more of what is used given up."""
     for count in range(len(used) + 1):
         for names in combinations(used, count):
-            yield replace(paths, **dict.fromkeys(names, False)), names
+            dropped: dict[str, Any] = dict.fromkeys(names, False)
+            yield replace(paths, **dropped), names
 
 
 def find_paths(
