@@ -38,9 +38,10 @@ def test_what_is_kept_is_for_this_user_model_device_and_code(
     key = json.loads(file.read_text())["key"]
     assert set(key) == {"device", "versions", "code", "model", "check"}
     assert {"mlx", "mlx-lm", "mipo-mlx"} <= set(key["versions"])
-    for name, other in (("device", "another"), ("versions", {"mlx": "0.1"})):
+    here = path_cache.here()
+    for other in ({**here, "device": "another"}, {**here, "versions": {"mlx": "0.1"}}):
         with monkeypatch.context() as patch:
-            patch.setattr(path_cache, "here", lambda: {"device": "", "versions": {}, name: other})
+            patch.setattr(path_cache, "here", dict(other).copy)
             assert path_cache.recall(ABOUT) is None
     with monkeypatch.context() as patch:
         patch.setattr(path_cache, "_code", lambda: "other code")
