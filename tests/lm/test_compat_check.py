@@ -373,7 +373,7 @@ def test_a_model_that_fails_is_told_with_its_own_words() -> None:
     def call(own: Any, tokens: mx.array, cache: Any) -> mx.array:
         raise KeyError("no kernel for this")
 
-    with pytest.raises(ModelError, match="it: plain log-probs cannot be had: KeyError.*no kernel"):
+    with pytest.raises(ModelError, match=r"it: plain log-probs cannot be had: KeyError.*no kernel"):
         checked(with_call("llama", call))
 
 
