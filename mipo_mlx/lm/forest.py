@@ -284,8 +284,8 @@ def token_scores(
     else:
         table = np.zeros(forest.responses.shape, dtype=np.float32)
         np.put(table, np.array(forest.real), values)
-    counts = np.array(forest.mask).sum(axis=1)
-    return [row[:count] for row, count in zip(table, counts, strict=True)]
+    mask = np.array(forest.mask)  # real tokens come last where whole prompts stand before them
+    return [row[kept] for row, kept in zip(table, mask, strict=True)]
 
 
 def _values_on_cpu(model: Any, forest: Forest, held: Held | None, budget: int) -> np.ndarray | None:
