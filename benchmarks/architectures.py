@@ -106,11 +106,12 @@ def page(found: Sequence[Found]) -> str:
         f"{version('mlx')}, written by `python benchmarks/architectures.py`. Each is made a folder "
         "as `mlx_lm.convert` leaves it, opened, given a LoRA adapter on every linear layer, and "
         "compared with its own forward pass, one sequence at a time, without cache or padding. "
-        "Prompts have 1 to 39 tokens, responses 1 to 9; 7 prompts with K = 1 and 4 with K = 3; "
+        "Prompts have 1 to 39 tokens, responses 1 to 9; 7 prompts with K = 1 and 3 with K = 3; "
         "windows and chunks of 6 tokens; prompts in pieces of 5; several batches each.",
         "",
         "*Path*: a prompt is forwarded once for all that follows it (shared), with each response "
-        "(unshared), or the model is refused. *Loss*: of rows. *Gradient*: of the adapter, whole; "
+        "(unshared), or the model is refused. On a CPU, MLX has mixtures of experts in "
+        "bf16 only where they are quantized. *Loss*: of rows. *Gradient*: of the adapter, whole; "
         "with blocks checkpointed; with prompts forwarded by themselves in pieces. *Scoring*: "
         "log-probs of response tokens. *Sampling*: greedy answers of 7 tokens, how far a token is "
         "below the likeliest of the plain pass, in nats.",
