@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mipo_mlx.lm.memory import device_bytes, limit_bytes
+from mipo_mlx.models.memory import device_bytes, limit_bytes
 
 MEMINFO = Path("/proc/meminfo")
 
