@@ -66,7 +66,7 @@ def narrow(model: Any, bits: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", sorted({**archs.ARCHS, **archs.MORE_ARCHS}))
+@pytest.mark.parametrize("name", sorted([*archs.ARCHS, *archs.MORE_ARCHS]))
 def test_models_with_plain_attention_pass(name: str) -> None:
     assert checked(archs.build(name)) == EVERY_PATH
 
