@@ -328,7 +328,6 @@ def _compare_steps(found: Found, lm: LanguageModel, exact: LanguageModel) -> Non
     batches = [ragged(2, ROWS), ragged(4, 3)]  # K = 1 and 3
     truth = [plain_step(exact.model, rows) for rows in batches]
     plain = truth if lm is exact else [plain_step(lm.model, rows) for rows in batches]
-    check_plan(lm, batches[0], Plan(2, True, BUDGET, piece=int(lm.shares)))
     ways: dict[str, Callable[[Sequence[Row], int], tuple[mx.array, Flat]]] = {
         "gradient": lambda rows, _: step(lm, rows, False),
     }
@@ -391,10 +390,12 @@ def examine(name: str, precision: str, folder: Path) -> Found:
             found.cases["scoring"] = _pooled([ours], [plain], [truth])
         with _guarded(found, "sampling"):
             _compare_sampling(found, lm, exact)
+        with _guarded(found, "path"):
+            check_plan(lm, rows, Plan(2, True, BUDGET, piece=int(lm.shares)))
+            found.path, found.why = path_of(lm)
         if "path" not in found.cases:
             with _guarded(found, "gradient"):
                 _compare_steps(found, lm, exact)
-                found.path, found.why = path_of(lm)
     for name in ("model", "path"):
         if name in found.cases and found.cases[name].note.startswith("refused"):
             found.path, found.why = "refused", found.cases.pop(name).note
