@@ -43,6 +43,14 @@ def spread(found: Numbers, wanted: Numbers, share: float = 1.0) -> float:
     return float(np.sqrt((gaps.astype(np.float64) ** 2).mean()))
 
 
+def refused(name: str, noun: str, error: Exception) -> ModelError:
+    """What is told of a model whose plain way fails."""
+    return ModelError(
+        f"{name}: plain {noun} cannot be had: {described(error)}.",
+        "see whether mlx_lm.generate can run this model on this device",
+    )
+
+
 class Yardstick:
     """The plain way's numbers, and how near others must come.
 
@@ -67,10 +75,7 @@ class Yardstick:
                 with widened(model) as self.widens:
                     self.single = plain() if self.widens else self.numbers
         except Exception as error:  # whatever a model's own code comes up with
-            raise ModelError(
-                f"{name}: plain {noun} cannot be had: {described(error)}.",
-                "see whether mlx_lm.generate can run this model on this device",
-            ) from error
+            raise refused(name, noun, error) from error
         if not all(np.isfinite(values).all() for values in (*self.numbers, *self.single)):
             raise ModelError(
                 f"{name}: {noun} of a plain sentence are not finite.",

@@ -1,7 +1,7 @@
 """How far training, scoring and sampling are from a model's own forward pass, a row at a time.
 
 ``examine`` makes a small random model of ``zoo.toml`` a folder, opens it as the product does, and
-compares. In fp32 the model's own ``__call__``, one sequence without a cache and without padding, is
+compares. In fp32 the model's own ``__call__``, one sequence on empty caches and without padding, is
 the truth. In half precision and in 4 bits the truth is the same with all that is not packed cast to
 fp32, and what counts is how much further from it we are than the plain pass in that precision is.
 """
@@ -22,6 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx_lm.models.cache import make_prompt_cache
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair
@@ -182,9 +183,14 @@ def told_loss(rows: Sequence[Row]) -> Callable[[mx.array], tuple[mx.array, Flat]
 
 
 def plain_tokens(model: Any, row: Row, response: Sequence[int]) -> mx.array:
-    """Log-probs of response tokens: one sequence, no cache, no padding."""
+    """Log-probs of response tokens: one sequence, no padding, caches empty.
+
+    Without caches Gemma 3n's last layers take keys and values that were never trained.
+    """
     tokens = mx.array([[*row.prompt_ids, *response]])
-    logits = model(tokens[:, :-1])[0, len(row.prompt_ids) - 1 :].astype(mx.float32)
+    logits = model(tokens[:, :-1], cache=make_prompt_cache(model))[
+        0, len(row.prompt_ids) - 1 :
+    ].astype(mx.float32)
     picked = mx.take_along_axis(logits, mx.array(response)[:, None], axis=-1)[:, 0]
     return picked - mx.logsumexp(logits, axis=-1)
 
@@ -212,7 +218,8 @@ def plain_logits(model: Any, rows: Sequence[Row], drawn: Sequence[Sequence[int]]
     """Logits [n, v] from which each token of given answers would be drawn."""
     each = []
     for row, ids in zip(rows, drawn, strict=True):
-        logits = model(mx.array([[*row.prompt_ids, *ids[:-1]]]))
+        tokens = mx.array([[*row.prompt_ids, *ids[:-1]]])
+        logits = model(tokens, cache=make_prompt_cache(model))
         each.append(logits[0, len(row.prompt_ids) - 1 :].astype(mx.float32))
     return mx.concatenate(each)
 
