@@ -25,7 +25,8 @@ TYPICAL = 0.75  # share of numbers compared in half precision, those that differ
 def described(error: Exception) -> str:
     """A fault of foreign code in a few words."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    said = lines[0][:160].rstrip(".") if lines else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def spread(found: Numbers, wanted: Numbers, share: float = 1.0) -> float:
