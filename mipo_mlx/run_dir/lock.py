@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import IO
 from mipo_mlx.errors import MipoError
 
 NAME = ".lock"
+DRAFT = re.compile(r"\.\d+\.")  # what the name of a file begins with until it is whole
 
 
 class _Scope:
@@ -84,6 +86,9 @@ def acquire(folder: Path) -> None:
     file.write(f"'mipo {_scope.steps[0]}' (process {os.getpid()}, since {since})\n")
     file.flush()
     _scope.held[folder] = file
+    for draft in folder.rglob(".*"):  # of processes that were killed: nobody else writes now
+        if DRAFT.match(draft.name):
+            draft.unlink(missing_ok=True)
 
 
 os.register_at_fork(after_in_child=_scope.held.clear)  # the lock is the parent's

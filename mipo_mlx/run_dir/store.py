@@ -85,7 +85,7 @@ class RunStore:
 
     def _replace(self, name: str, text: str) -> Path:
         target = self.path / name
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = target.with_name(f".{os.getpid()}.{target.name}")
         try:
             draft.unlink(missing_ok=True)  # of a process of the same number that was killed
             handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
