@@ -7,7 +7,9 @@ of its weights are enough.
 from __future__ import annotations
 
 import math
+import os
 import time
+from dataclasses import asdict
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +23,7 @@ from mipo_mlx.inputs import read_inputs
 from mipo_mlx.lm import OPENBLAS, adapter
 from mipo_mlx.lm.footprint import Dimensions
 from mipo_mlx.lm.load import Download, LanguageModel, Skeleton, load_skeleton
-from mipo_mlx.lm.memory import device_bytes, limit_bytes
+from mipo_mlx.lm.memory import allocator_limits, device_bytes, limit_bytes
 from mipo_mlx.lm.prefix import other_states
 from mipo_mlx.machine import here
 from mipo_mlx.objectives import TrainingRow, arrange
@@ -30,6 +32,7 @@ from mipo_mlx.plan import Plan, choose, cut, steps_of
 from mipo_mlx.types import Prompt
 
 SHARE = 0.2  # of the rate of one large matrix product that a step got on a CPU; elsewhere a guess
+WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"  # set to 1, macOS lets the GPU work on for longer
 ADVICE = "cut contexts (--max-prompt-tokens), take a smaller or quantized model, or more memory"
 
 
@@ -47,12 +50,24 @@ def _cached() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Platform, memory, versions and cached models."""
+    metal = mx.metal.is_available()
     return {
         **here(),
-        "metal": mx.metal.is_available(),
+        "metal": metal,
+        **({"watchdog_relaxed": os.environ.get(WATCHDOG) == "1"} if metal else {}),
         "recommended_bytes": device_bytes(),
         "blas": "OpenBLAS" if OPENBLAS else "MLX's own",
         "cached_models": _cached(),
+    }
+
+
+def _allocator(gib: float) -> dict[str, int] | str:
+    """Limits that will be set while sampling, training and evaluating."""
+    limits = allocator_limits(gib)
+    if limits is None:
+        return "left alone on a CPU"
+    return {
+        f"{name}_bytes": size for name, size in asdict(limits).items() if size is not None
     }
 
 
@@ -166,6 +181,7 @@ def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, An
         "gradient_checkpointing": plan.recompute,
         "predicted_peak_bytes": plan.peak,
         "limit_bytes": plan.limit,
+        "allocator": _allocator(config.generate.memory_limit),
         "fits": plan.fits,
         "minutes": round(_seconds(skeleton, rows, config, plan, shares) / 60, 2),
     }

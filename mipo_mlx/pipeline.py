@@ -20,7 +20,7 @@ from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.generate import generate as make_pairs
 from mipo_mlx.inputs import read_inputs
-from mipo_mlx.lm.memory import measured
+from mipo_mlx.lm.memory import allocator_within, measured
 from mipo_mlx.pairing import describe, final_contrasts, prepare
 from mipo_mlx.reference import Progress
 from mipo_mlx.store import AnswerFile, RunStore, file_hash
@@ -43,6 +43,11 @@ def saved_config(run: Path) -> dict[str, Any] | None:
 
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
+    with allocator_within(config.generate.memory_limit):
+        return _generate(run, config, on_progress)
+
+
+def _generate(run: Path, config: RunConfig, on_progress: Progress) -> Summary:
     work = prepare(config)
     key = {
         "model": work.lm.fingerprint,
@@ -77,12 +82,14 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
 
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step."""
-    return fit.train(run, config, on_progress)
+    with allocator_within(config.generate.memory_limit):
+        return fit.train(run, config, on_progress)
 
 
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on what was held out: ``eval.json``, ``answers.jsonl``."""
-    return exam.evaluate(run, config, on_progress)
+    with allocator_within(config.generate.memory_limit):
+        return exam.evaluate(run, config, on_progress)
 
 
 def _rows(path: Path, step: str) -> Iterator[dict[str, Any]]:

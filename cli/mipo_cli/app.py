@@ -26,7 +26,7 @@ from mipo_cli.commands import (
     train,
 )
 from mipo_mlx import __version__
-from mipo_mlx.errors import MipoError
+from mipo_mlx.errors import MipoError, device_error
 
 app = typer.Typer(
     name="mipo",
@@ -86,6 +86,10 @@ def main() -> None:
             raise
         if isinstance(error, OSError) and error.strerror:
             sys.stderr.write(f"error: {error.filename or 'system'}: {error.strerror}\n")
+            sys.exit(1)
+        fault = device_error(error)
+        if fault is not None:
+            sys.stderr.write(f"error: {fault}\n")
             sys.exit(1)
         sys.stderr.write(
             f"internal error: {type(error).__name__}; MIPO_DEBUG=1 shows the traceback\n"
