@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mipo_mlx.bench.rate import matmul_rate
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.batch import EncodedPair
 from mipo_mlx.errors import ModelError
@@ -66,22 +66,7 @@ def _allocator(gib: float) -> dict[str, int] | str:
     limits = allocator_limits(gib)
     if limits is None:
         return "left alone on a CPU"
-    return {
-        f"{name}_bytes": size for name, size in asdict(limits).items() if size is not None
-    }
-
-
-def matmul_rate(dtype: mx.Dtype, seconds: float = 1.0) -> float:
-    """FLOP/s of one large matrix product on this device, the best within some seconds."""
-    size = 1024 if mx.default_device() == mx.Device(mx.cpu) else 4096
-    one = mx.random.normal((size, size)).astype(dtype)
-    mx.eval(one, one @ one)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        mx.eval(one @ one)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+    return {f"{name}_bytes": size for name, size in asdict(limits).items() if size is not None}
 
 
 def _rows(skeleton: Skeleton, config: RunConfig) -> list[TrainingRow]:

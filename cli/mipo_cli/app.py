@@ -14,6 +14,7 @@ import typer
 
 from mipo_cli.commands import (
     arena,
+    bench,
     compare,
     contexts,
     controls,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "arena": arena.command,
     "contexts": contexts.command,
     "doctor": doctor.command,
+    "bench": bench.command,
     "reproduce": reproduce.command,
 }
 for _name, _command in COMMANDS.items():

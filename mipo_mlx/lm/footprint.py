@@ -291,3 +291,17 @@ def _bunch_bytes(
     passes = [*bunch.parts, Geometry((bunch.piece, nothing), 0)]
     most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
     return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added
+
+
+def plain_bytes(rows: int, width: int, answer: int, of: Dimensions) -> int:
+    """Peak bytes of the plain step: full rows at once, logits of all positions, nothing shared.
+
+    Args:
+        rows: answers, each behind a prompt of its own.
+        width: tokens of a row.
+        answer: tokens of each answer, whose log-probs are taken.
+        of: the model's dimensions.
+    """
+    geometry = Geometry((Pass(rows, width, width),), rows * answer)
+    logits = 2 * of.itemsize * rows * width * of.vocabulary  # and the gradient to them
+    return step_bytes(geometry, of, budget=0, recompute=False) + logits

@@ -1,0 +1,1 @@
+"""Open models and put adapters on them: the importer of mlx-lm."""
