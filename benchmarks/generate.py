@@ -26,9 +26,9 @@ import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefill import Tally
-from mipo_mlx.lm.respond import Job, Sampling, respond
+from mipo_mlx.inference.prefill import Tally
+from mipo_mlx.inference.sampling import Job, Sampling, respond
+from mipo_mlx.models.load import LanguageModel
 
 # users, prompts a user, tokens of a context
 SHAPES = {

@@ -25,11 +25,11 @@ import mlx.nn as nn
 import numpy as np
 
 from mipo_mlx.config import resolve
-from mipo_mlx.generate import Ask, encode, sample
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.score import score
-from mipo_mlx.machine import here
+from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.inference.scoring import score
+from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.run_dir.environment import here
 from mipo_mlx.tiny.world import make_users, write_context
 from mipo_mlx.types import Context, Prompt
 

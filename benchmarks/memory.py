@@ -5,7 +5,7 @@
 Each draw is a random Llama with LoRA on all linear layers and a random batch: widths, blocks,
 heads, vocabulary, stems, prompts, answers, ragged lengths; whole, checkpointed, and with prompts in
 pieces and half of the pairs at once.
-``--fit`` fits the coefficients of ``mipo_mlx/lm/footprint.py`` to the draws instead (SciPy).
+``--fit`` fits the coefficients of ``training/memory_model.py`` to the draws instead (SciPy).
 ``--sweep`` shows how the peak goes with the context's length and with the vocabulary.
 """
 
@@ -28,13 +28,13 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.lm.footprint import Bunch, Coefficients, Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.objectives import TrainingRow
-from mipo_mlx.plan import PIECE, Plan, cut
-from mipo_mlx.step import Gradients
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.memory_model import Bunch, Coefficients, Dimensions, Geometry, step_bytes
+from mipo_mlx.training.memory_plan import PIECE, Plan, cut
+from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.step import Gradients
 
 
 @dataclass

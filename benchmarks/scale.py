@@ -24,8 +24,9 @@ import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 
 import mlx.core as mx
 
-from mipo_mlx import bank, pipeline, tiny
+from mipo_mlx import pipeline, tiny
 from mipo_mlx.config import resolve
+from mipo_mlx.data import builtin
 from mipo_mlx.tiny.world import make_users, write_context
 
 TENTHS = 10
@@ -85,7 +86,7 @@ def inputs(folder: Path, users: int, prompts: int) -> dict[str, str]:
     contexts.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     own = (tiny.SAMPLES_DIR / "prompts_train.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in own]
-    texts += bank.PROMPTS.read_text(encoding="utf-8").splitlines()
+    texts += builtin.PROMPTS.read_text(encoding="utf-8").splitlines()
     asked = folder / "prompts.txt"
     asked.write_text("\n".join(texts[:prompts]), encoding="utf-8")
     return {"contexts": str(contexts), "prompts": str(asked)}
@@ -105,7 +106,7 @@ def main() -> None:
             "held_out_prompts": 0.0,
         }
         watch = Watch()
-        made = pipeline.generate(Path(folder) / "run", resolve(flags=flags), watch)
+        made = pipeline.generate.generate(Path(folder) / "run", resolve(flags=flags), watch)
     stages = {stage: watch.tenths(stage) for stage in watch.seen}
     result = {
         **vars(args),

@@ -22,7 +22,7 @@ import mlx.core as mx
 
 from mipo_mlx import pipeline
 from mipo_mlx.config import parse_set, resolve
-from mipo_mlx.siblings import VARIANTS
+from mipo_mlx.pipeline.controls import VARIANTS
 
 METRICS = {
     "context": {
@@ -51,7 +51,7 @@ def one(kind: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
     changes = VARIANTS.get(kind, {"negatives": kind})
     flags.update({"objective": "prompt"} if kind == "prompt" else changes)
     with tempfile.TemporaryDirectory() as folder:
-        return pipeline.run(Path(folder) / "run", resolve(flags=flags))
+        return pipeline.run.run(Path(folder) / "run", resolve(flags=flags))
 
 
 def cell(metric: dict[str, Any]) -> str:

@@ -31,11 +31,11 @@ from mlx.utils import tree_flatten
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.doctor import matmul_rate
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.objectives import Batch, TrainingRow, collate
-from mipo_mlx.train import Trainer
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.pipeline.doctor import matmul_rate
+from mipo_mlx.training.objectives import Batch, TrainingRow, collate
+from mipo_mlx.training.trainer import Trainer
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama-256x6": {"hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 768,

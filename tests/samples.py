@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mipo_mlx import tiny
-from mipo_mlx.train import NOISY
+from mipo_mlx.training.trainer import NOISY
 
 # no study of eval besides its main table
 QUIET: dict[str, Any] = {

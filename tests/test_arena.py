@@ -13,9 +13,9 @@ import scipy.stats
 
 from arena_runs import better, make_run, row, write_rows
 from mipo_mlx import pipeline
-from mipo_mlx.arena import Arena, open_arena
 from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError, DataError, MipoError
+from mipo_mlx.evaluation.human_votes import Arena, open_arena
 from mipo_mlx.tiny import SAMPLES_DIR
 from samples import QUIET
 
@@ -239,7 +239,7 @@ def test_eval_keeps_both_answers_to_everything_it_asked(tmp_path: Path) -> None:
         options[kind] = str(tmp_path / f"{kind}.jsonl")
     config = resolve(flags={**options, "learning_rate": 0.01})
     run = tmp_path / "run"
-    summary = pipeline.run(run, config)
+    summary = pipeline.run.run(run, config)
     found = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
     given = {
         kind: {
@@ -262,6 +262,6 @@ def test_eval_keeps_both_answers_to_everything_it_asked(tmp_path: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["steps"]["eval"]["outputs"]["answers.jsonl"]  # a run of before there was an arena
     (run / "manifest.json").write_text(json.dumps(manifest))
-    pipeline.evaluate(run, config)
+    pipeline.evaluate.evaluate(run, config)
     assert (run / "answers.jsonl").read_bytes() == before
     assert open_arena(run, 0).summary()["of"] == summary["changed"]

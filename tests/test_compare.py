@@ -11,9 +11,11 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from mipo_mlx.compare import ACCURACIES, HEADLINE, compare
-from mipo_mlx.evaluate import UNITS, Columns, Item
-from mipo_mlx.report import change, markdown, summarise, verdict
+from mipo_mlx.evaluation.comparison import ACCURACIES, HEADLINE, compare
+from mipo_mlx.evaluation.metrics import UNITS, Columns, Item
+from mipo_mlx.reporting.markdown import markdown
+from mipo_mlx.reporting.summary import summarise, verdict
+from mipo_mlx.results import change
 from mipo_mlx.types import Context, Prompt
 
 OWN = "personalization/own_context_rate"

@@ -12,7 +12,7 @@ from mipo_mlx.config import (
     EMBEDDED_PRESET,
     SECTIONS,
     RunConfig,
-    options,
+    all_options,
     parse_set,
     read_toml,
     resolve,
@@ -30,11 +30,11 @@ def toml(folder: Path, text: str) -> Path:
 
 def test_every_option_is_unique_documented_and_has_a_default_in_range() -> None:
     fields = [field.name for cls in SECTIONS.values() for field in dataclasses.fields(cls)]
-    assert len(fields) == len(set(fields)) == len(options())
-    resolve(flags={name: item.default for name, (_, item, _) in options().items()})
-    for name, (_, item, _) in options().items():
+    assert len(fields) == len(set(fields)) == len(all_options())
+    resolve(flags={name: item.default for name, (_, item, _) in all_options().items()})
+    for name, (_, item, _) in all_options().items():
         assert item.metadata["help"].endswith((".", ")")), name
-    assert set(EMBEDDED_PRESET) <= set(options())
+    assert set(EMBEDDED_PRESET) <= set(all_options())
 
 
 def test_layers_win_in_order() -> None:

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from mipo_cli.app import app
 from mipo_mlx import pipeline, tiny
-from mipo_mlx.beside import beside, kind
 from mipo_mlx.config import EMBEDDED_MISSING, resolve, to_toml
-from mipo_mlx.controls import cad_weights
 from mipo_mlx.errors import ConfigError, MipoError
-from mipo_mlx.siblings import VARIANTS, control, variant
+from mipo_mlx.evaluation.context_aware_decoding import cad_weights
+from mipo_mlx.pipeline.compare import beside, kind
+from mipo_mlx.pipeline.controls import VARIANTS, control, variant
+from mipo_mlx.types import silent
 from samples import QUIET
 
 OWN = "personalization/own_context_rate"
@@ -47,7 +48,7 @@ def test_weights_are_kept_in_order_and_none_is_none() -> None:
 
 def test_a_vanishing_weight_is_prompting_and_a_large_one_is_not(tmp_path: Path) -> None:
     config = resolve(flags=small(tmp_path / "data", cad="0.000001,3"))
-    results = pipeline.run(tmp_path / "run", config)
+    results = pipeline.run.run(tmp_path / "run", config)
     section = results["sections"]["controls"]
     base, faint, strong, adapter = section["tables"][0]["body"]
     assert faint[1:] == base[1:] != strong[1:]
@@ -156,10 +157,10 @@ def test_controls_are_trained_beside_the_run_and_told_in_its_report(tmp_path: Pa
     run = tmp_path / "run"
     config = resolve(flags=small(tmp_path / "data", cad=""))
     with pytest.raises(ConfigError, match="no adapter"):
-        control(run, config, ["sft"], pipeline.silent)
-    pipeline.run(run, config)
-    assert "trained_controls" not in pipeline.report(run, config)["sections"]
-    found = control(run, config, ["sft", "random", "mixed"], pipeline.silent)
+        control(run, config, ["sft"], silent)
+    pipeline.run.run(run, config)
+    assert "trained_controls" not in pipeline.report.report(run, config)["sections"]
+    found = control(run, config, ["sft", "random", "mixed"], silent)
     assert sorted(path.name for path in (run / "controls").iterdir()) == ["mixed", "sft"]
     sft, mixed = run / "controls" / "sft", run / "controls" / "mixed"
     assert (sft / "pairs.jsonl").read_bytes() == (run / "pairs.jsonl").read_bytes()
@@ -170,24 +171,24 @@ def test_controls_are_trained_beside_the_run_and_told_in_its_report(tmp_path: Pa
         "SFT on chosen (sft)",
         "MIPO, mixed (mixed)",
     ]
-    summary = pipeline.report(run, config)
+    summary = pipeline.report.report(run, config)
     assert summary["sections"]["trained_controls"]["tables"] == [found["table"]]
     assert "SFT on chosen (sft)" in (run / "report.html").read_text()
     before = (sft / "adapter" / "adapters.safetensors").stat().st_mtime_ns
-    assert control(run, config, ["sft", "mixed"], pipeline.silent) == found
+    assert control(run, config, ["sft", "mixed"], silent) == found
     assert (sft / "adapter" / "adapters.safetensors").stat().st_mtime_ns == before
     given = resolve(flags={**small(tmp_path / "data"), "pairs": str(run / "pairs.jsonl")})
     with pytest.raises(ConfigError, match="pairs of their own"):
-        control(run, given, ["sft"], pipeline.silent)
+        control(run, given, ["sft"], silent)
 
 
 def test_controls_of_another_evaluation_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = resolve(flags=small(tmp_path / "data", cad=""))
-    pipeline.run(run, config)
-    control(run, config, ["sft"], pipeline.silent)
-    pipeline.evaluate(run, resolve(flags=small(tmp_path / "data", cad="", resamples=200)))
-    assert "trained_controls" not in pipeline.report(run, config)["sections"]
+    pipeline.run.run(run, config)
+    control(run, config, ["sft"], silent)
+    pipeline.evaluate.evaluate(run, resolve(flags=small(tmp_path / "data", cad="", resamples=200)))
+    assert "trained_controls" not in pipeline.report.report(run, config)["sections"]
     (run / "controls.json").write_text("[]")
     with pytest.raises(MipoError, match="not what 'mipo controls' wrote"):
-        pipeline.report(run, config)
+        pipeline.report.report(run, config)

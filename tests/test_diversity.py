@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 
-from mipo_mlx import diversity, pipeline
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.generate import Ask
-from mipo_mlx.parts import Part
-from mipo_mlx.study import SIDES
+from mipo_mlx.evaluation import diversity
+from mipo_mlx.evaluation.responses import Part
+from mipo_mlx.evaluation.study import SIDES
+from mipo_mlx.generation.pairs import Ask
 from mipo_mlx.types import Prompt, Response
 from samples import head
 
@@ -56,7 +57,7 @@ def test_greedy_answers_are_not_measured_and_one_is_refused(tmp_path: Path) -> N
     assert section.metrics == {}
     assert diversity.prepare(tmp_path, resolve(flags={"diversity_samples": 0}), None) is None  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--diversity-samples: one answer") as caught:
-        pipeline.run(tmp_path / "run", resolve(flags={"diversity_samples": 1}))
+        pipeline.run.run(tmp_path / "run", resolve(flags={"diversity_samples": 1}))
     assert "0 to leave" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -90,7 +91,7 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
         "prompts": head("prompts_heldout.jsonl", 12, tmp_path),
     }
     run, config = tmp_path / "run", resolve(flags=given)
-    report = pipeline.run(run, config)
+    report = pipeline.run.run(run, config)
     rows = [json.loads(line) for line in (run / "diversity.jsonl").read_text().splitlines()]
     groups = [list(some) for _, some in itertools.groupby(
         rows, key=lambda row: (row["context_id"], row["prompt_id"])

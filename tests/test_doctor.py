@@ -12,11 +12,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from lm import archs
-from mipo_mlx import doctor
 from mipo_mlx.config import resolve
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm.footprint import Dimensions
-from mipo_mlx.lm.load import load_skeleton
+from mipo_mlx.models.load import load_skeleton
+from mipo_mlx.pipeline import doctor
+from mipo_mlx.training.memory_model import Dimensions
 from samples import head
 
 QWEN_7B = {

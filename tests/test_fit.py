@@ -14,11 +14,11 @@ import pytest
 
 from lm import archs
 from mipo_mlx import pipeline, tiny
-from mipo_mlx.config import resolve
-from mipo_mlx.data.batch import EncodedPair, batches
+from mipo_mlx.config import resolve, saved_config
+from mipo_mlx.data.batches import EncodedPair, batches
 from mipo_mlx.errors import ConfigError, DataError, MipoError
-from mipo_mlx.fit import STATE
-from mipo_mlx.lm.load import load_model
+from mipo_mlx.models.load import load_model
+from mipo_mlx.pipeline.train import STATE
 from samples import head, steady
 
 TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         "epochs": 2,
         "beta": 0.1,
     }
-    pipeline.generate(folder / "run", resolve(flags=options))
+    pipeline.generate.generate(folder / "run", resolve(flags=options))
     return folder / "run", options
 
 
@@ -53,7 +53,7 @@ def fresh(made: tuple[Path, dict[str, Any]], folder: Path) -> Path:
 
 
 def train(run: Path, options: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return pipeline.train(run, resolve(flags={**options, **more}))
+    return pipeline.train.train(run, resolve(flags={**options, **more}))
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -83,13 +83,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(run, resolve(flags=options), interrupt)
+        pipeline.train.train(run, resolve(flags=options), interrupt)
     assert (run / STATE).stat().st_mode & 0o777 == 0o600
     assert not (run / "adapter").exists()
     assert len((run / "metrics.jsonl").read_text().splitlines()) == stop
     seen: list[int] = []
-    again = resolve(pipeline.saved_config(run), {"save_every": 2})  # the options are remembered
-    pipeline.train(run, again, lambda stage, done, total: seen.append(done))
+    again = resolve(saved_config(run), {"save_every": 2})  # the options are remembered
+    pipeline.train.train(run, again, lambda stage, done, total: seen.append(done))
     assert seen[0] == stop + 1
     assert adapter_bytes(run) == adapter_bytes(whole)
     assert metrics(run) == metrics(whole)
@@ -106,12 +106,12 @@ def test_a_state_of_another_training_or_cut_short_is_not_used(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(run, resolve(flags={**made[1], "learning_rate": 9e-3}), interrupt)
+        pipeline.train.train(run, resolve(flags={**made[1], "learning_rate": 9e-3}), interrupt)
     train(run, made[1])
     assert adapter_bytes(run) == adapter_bytes(whole)
     cut = fresh(made, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(cut, resolve(flags=made[1]), interrupt)
+        pipeline.train.train(cut, resolve(flags=made[1]), interrupt)
     data = (cut / STATE).read_bytes()
     (cut / STATE).write_bytes(data[: len(data) // 2])
     train(cut, made[1])

@@ -15,9 +15,10 @@ import pytest
 from scipy.stats import chisquare
 
 from mipo_mlx.config import GenerateConfig
-from mipo_mlx.data.contrast import contrast
+from mipo_mlx.data.negatives import contrast
 from mipo_mlx.errors import DataError
-from mipo_mlx.generate import (
+from mipo_mlx.generation.hard_negatives import nearest_users
+from mipo_mlx.generation.pairs import (
     Ask,
     asks,
     cut_contexts,
@@ -26,11 +27,10 @@ from mipo_mlx.generate import (
     sample,
     without_thoughts,
 )
-from mipo_mlx.lm import chat
-from mipo_mlx.lm.forest import distinct_prefix_tokens
-from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.prefill import Tally
-from mipo_mlx.nearest import nearest_users
+from mipo_mlx.inference.prefill import Tally
+from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
+from mipo_mlx.models import chat_template
+from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.types import Context, Prompt, Response
 
 END, USERS, WORDS = 0, (1, 2, 3), (4, 5, 6)
@@ -164,8 +164,8 @@ def test_contexts_are_cut_from_their_old_end_and_prompts_never() -> None:
     assert long.endswith(made[0].text)
     sizes = []
     for words in (made[0].text, "note999 " + made[0].text):
-        messages = chat.messages(Context("x", words), prompts[1])
-        sizes.append(len(chat.prompt_ids(lm.tokenizer, messages, enable_thinking=False)))
+        messages = chat_template.messages(Context("x", words), prompts[1])
+        sizes.append(len(chat_template.prompt_ids(lm.tokenizer, messages, enable_thinking=False)))
     assert sizes[0] <= 120 < sizes[1] + 4
     assert cut_contexts(lm, contexts, prompts, GenerateConfig()) == (contexts, 0)
     with pytest.raises(DataError, match="'b' leaves no room"):

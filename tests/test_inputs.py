@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mipo_mlx.config import resolve
-from mipo_mlx.data.tasks import read_task
-from mipo_mlx.inputs import Inputs, read_inputs
+from mipo_mlx.data.benchmarks import read_task
+from mipo_mlx.generation.inputs import Inputs, read_inputs
 
 
 def rows(path: Path, made: list[dict[str, Any]]) -> str:

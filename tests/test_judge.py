@@ -15,21 +15,23 @@ import pytest
 import scipy.stats
 
 from lm.archs import randomize_lora, write
-from mipo_mlx import exam, judge, pipeline
-from mipo_mlx.arena import open_arena
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
-from mipo_mlx.core.stats import paired_bootstrap
-from mipo_mlx.data import judging
 from mipo_mlx.errors import ConfigError, MipoError, ModelError
-from mipo_mlx.evaluate import Item
-from mipo_mlx.generate import Ask
-from mipo_mlx.inputs import read_inputs
-from mipo_mlx.lm import adapter
-from mipo_mlx.lm.load import load_model, locate
-from mipo_mlx.study import Section
+from mipo_mlx.evaluation import llm_judge
+from mipo_mlx.evaluation.human_votes import open_arena
+from mipo_mlx.evaluation.metrics import Item
+from mipo_mlx.evaluation.study import Section
+from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, figures, tell
+from mipo_mlx.generation.inputs import read_inputs
+from mipo_mlx.generation.pairs import Ask
+from mipo_mlx.grading import judge_prompts
+from mipo_mlx.models import lora
+from mipo_mlx.models.load import load_model, locate
+from mipo_mlx.pipeline import evaluate
+from mipo_mlx.stats.intervals import paired_bootstrap
 from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Context, Prompt, Response
-from mipo_mlx.verdicts import Duel, Ruling, Said, Setting, figures, tell
 from samples import QUIET
 
 SHOWN = re.compile(
@@ -50,7 +52,7 @@ def duels(answers: Sequence[tuple[str, str]], each: int = 4) -> list[Duel]:
     ]
 
 
-def stub(verdict: Callable[[str, str], str], finish: str = "stop") -> judge.Say:
+def stub(verdict: Callable[[str, str], str], finish: str = "stop") -> llm_judge.Say:
     """A judge who is shown answers A and B and says one thing."""
 
     def say(asks: Sequence[Ask]) -> Mapping[str, Response]:
@@ -64,7 +66,7 @@ def stub(verdict: Callable[[str, str], str], finish: str = "stop") -> judge.Say:
     return say
 
 
-def prefers(good: Callable[[str, str], float]) -> judge.Say:
+def prefers(good: Callable[[str, str], float]) -> llm_judge.Say:
     """One who takes A where ``good`` is above 0, B below, else a tie."""
 
     def verdict(a: str, b: str) -> str:
@@ -78,8 +80,8 @@ def setting(protocol: str = "pairwise", **more: Any) -> Setting:
     return Setting("some/judge", protocol, resamples=500, seed=0, **more)
 
 
-def told(made: Sequence[Duel], say: judge.Say, protocol: str = "pairwise") -> Section:
-    return tell(made, judge.rule(made, protocol, say), setting(protocol))
+def told(made: Sequence[Duel], say: llm_judge.Say, protocol: str = "pairwise") -> Section:
+    return tell(made, llm_judge.rule(made, protocol, say), setting(protocol))
 
 
 def words(count: int, start: str) -> str:
@@ -158,12 +160,12 @@ def test_rubbish_is_counted_and_not_scored() -> None:
     section = told(duels(KNOWN), stub(lambda a, b: "I like both answers."))
     found = section.details
     assert (found["failed"], found["judged"], found["win_rate"]) == (40, 0, None)
-    assert found["faults"] == {judging.NOTHING: 80}
+    assert found["faults"] == {judge_prompts.NOTHING: 80}
     assert section.metrics == {}
     assert section.lines[0] == "some/judge could judge none of 40 duels."
     assert section.lines[-1] == "Raise --judge-max-tokens, or take another judge."
     cut = told(duels(KNOWN), stub(lambda a, b: "Verdict: A", finish="length"))
-    assert cut.details["faults"] == {judging.CUT_OFF: 80}
+    assert cut.details["faults"] == {judge_prompts.CUT_OFF: 80}
 
 
 def test_one_order_that_fails_takes_the_duel_out_of_every_rate() -> None:
@@ -188,7 +190,7 @@ def test_what_a_judge_does_not_answer_was_too_long() -> None:
         return {key: said for key, said in whole(asks).items() if "\x1f7/base_first" not in key}
 
     found = told(duels(KNOWN), short).details
-    assert found["faults"] == {judging.TOO_LONG: 1}
+    assert found["faults"] == {judge_prompts.TOO_LONG: 1}
     assert (found["failed"], found["wins"]) == (1, 29)
 
 
@@ -210,19 +212,23 @@ def test_equal_answers_are_ties_and_nobody_is_asked() -> None:
 
 def test_the_judge_is_shown_user_request_and_both_orders() -> None:
     (duel,) = duels([("by base", "by adapter")])
-    found = judge.questions(duel, 5, "pairwise")
-    assert found["adapter_first"].prompt.text == judging.ask_pair("0?", "by adapter", "by base")
-    assert found["base_first"].prompt.text == judging.ask_pair("0?", "by base", "by adapter")
+    found = llm_judge.questions(duel, 5, "pairwise")
+    assert found["adapter_first"].prompt.text == judge_prompts.ask_pair(
+        "0?", "by adapter", "by base"
+    )
+    assert found["base_first"].prompt.text == judge_prompts.ask_pair("0?", "by base", "by adapter")
     for ask in found.values():
         assert ask.context and ask.context.id == "user-0"
-        assert ask.context.text == judging.instructions("pairwise", "Town 0.")
+        assert ask.context.text == judge_prompts.instructions("pairwise", "Town 0.")
     alone = Duel(Item(None, Prompt("p", "Why?")), "x", "y")
-    ask = judge.questions(alone, 0, "pairwise")["base_first"]
-    assert ask.context and ask.context.text.endswith(judging.NOBODY)
-    assert len({a.key for n in (0, 1) for a in judge.questions(duel, n, "pairwise").values()}) == 4
+    ask = llm_judge.questions(alone, 0, "pairwise")["base_first"]
+    assert ask.context and ask.context.text.endswith(judge_prompts.NOBODY)
+    assert (
+        len({a.key for n in (0, 1) for a in llm_judge.questions(duel, n, "pairwise").values()}) == 4
+    )
 
 
-def scores(said: str) -> judge.Say:
+def scores(said: str) -> llm_judge.Say:
     """A judge who gives the score that an answer ends with."""
 
     def say(asks: Sequence[Ask]) -> Mapping[str, Response]:
@@ -260,7 +266,7 @@ def test_the_papers_rule_counts_ties_as_wins_of_both() -> None:
 
 def test_equal_answers_get_one_score() -> None:
     made = duels([("the same 4", "the same 4"), ("base 1", "tuned 2")])
-    asked = [judge.questions(duel, n, "paper") for n, duel in enumerate(made)]
+    asked = [llm_judge.questions(duel, n, "paper") for n, duel in enumerate(made)]
     assert asked[0]["base"].key == asked[0]["adapter"].key
     assert asked[1]["base"].key != asked[1]["adapter"].key
     found = told(made, scores("Score: {}"), "paper").details
@@ -270,7 +276,7 @@ def test_equal_answers_get_one_score() -> None:
 def test_kappa_and_agreement_of_both_orders_by_hand() -> None:
     def said(first: str, second: str) -> Ruling:
         both = {"adapter_first": Said(first, "", first), "base_first": Said(second, "", second)}
-        return Ruling(judging.settle(first, second), both)
+        return Ruling(judge_prompts.settle(first, second), both)
 
     pairs = [("A", "B")] * 5 + [("B", "A")] * 2 + [("A", "A")] * 2 + [("tie", "B")]
     made = duels([("x", "y")] * 10, each=1)
@@ -302,9 +308,9 @@ CONFIG = {
 def trained(run: Path) -> Path:
     """A run with an adapter that changes answers."""
     lm = load_model("embedded")
-    shape = adapter.attach(lm, rank=4, scale=10.0, num_layers=-1, seed=0)
+    shape = lora.attach(lm, rank=4, scale=10.0, num_layers=-1, seed=0)
     randomize_lora(lm.model)
-    adapter.save(lm, run / "adapter", shape, extra={})
+    lora.save(lm, run / "adapter", shape, extra={})
     return run
 
 
@@ -313,7 +319,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_judge_is_the_last_study() -> None:
-    assert exam.STUDIES[-1] is judge.prepare
+    assert evaluate.STUDIES[-1] is llm_judge.prepare
 
 
 def test_a_whole_eval_with_the_embedded_judge(
@@ -330,15 +336,15 @@ def test_a_whole_eval_with_the_embedded_judge(
         assert policy and policy[0]() is None  # its memory is the judge's now
         return load_model(*words, **more)
 
-    monkeypatch.setattr(exam, "load_model", load_policy)
-    monkeypatch.setattr(judge, "load_model", load_judge)
+    monkeypatch.setattr(evaluate, "load_model", load_policy)
+    monkeypatch.setattr(llm_judge, "load_model", load_judge)
     run = trained(tmp_path / "run")
-    results = pipeline.evaluate(run, resolve(flags=CONFIG))
+    results = pipeline.evaluate.evaluate(run, resolve(flags=CONFIG))
     section = results["sections"]["judge"]
     found = section["details"]
     assert found["duels"] == 4 and found["asked"] >= 3
     assert found["failed"] + found["judged"] == 4
-    assert (found["wording"], found["judge"]) == (judging.version("pairwise"), "embedded")
+    assert (found["wording"], found["judge"]) == (judge_prompts.version("pairwise"), "embedded")
     assert "own base model" in section["lines"][0]
     assert "not scored" in " ".join(section["lines"])
     kept = rows(run / "judge.jsonl")
@@ -346,7 +352,7 @@ def test_a_whole_eval_with_the_embedded_judge(
     for row in kept:
         for name in () if row["same_answers"] else ("adapter_first", "base_first"):
             assert row[name]["text"] or row[name]["fault"]
-    pipeline.report(run, resolve(flags=CONFIG))
+    pipeline.report.report(run, resolve(flags=CONFIG))
     for name in ("report.md", "report.html"):
         assert "A judge&#39;s verdict" in (text := (run / name).read_text()) or (
             "A judge's verdict" in text
@@ -359,12 +365,12 @@ def test_a_judge_of_another_family_with_random_weights(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
     run = trained(tmp_path / "run")
     given = {**CONFIG, "eval_contexts": 2, "eval_prompts_per_context": 1, "judge": str(folder)}
-    for protocol in judging.PROTOCOLS:
-        results = pipeline.evaluate(run, resolve(flags={**given, "protocol": protocol}))
+    for protocol in judge_prompts.PROTOCOLS:
+        results = pipeline.evaluate.evaluate(run, resolve(flags={**given, "protocol": protocol}))
         section = results["sections"]["judge"]
         found = section["details"]
         assert found["failed"] == found["asked"] > 0 and found["win_rate"] is None
-        assert set(found["faults"]) <= {judging.CUT_OFF, judging.NOTHING}
+        assert set(found["faults"]) <= {judge_prompts.CUT_OFF, judge_prompts.NOTHING}
         assert section["lines"][0].startswith("judge could judge none of")
         assert "own family" not in " ".join(section["lines"])
         assert all(row["protocol"] == protocol for row in rows(run / "judge.jsonl"))
@@ -381,9 +387,9 @@ def test_an_interrupted_judge_goes_on_where_it_was(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.evaluate(run, config, stop)
+        pipeline.evaluate.evaluate(run, config, stop)
     assert not (run / "eval.json").exists() and not (run / "judge.jsonl").exists()
-    pipeline.evaluate(run, config, lambda *at: seen.append(at))
+    pipeline.evaluate.evaluate(run, config, lambda *at: seen.append(at))
     started = {}
     for stage, done, total in seen:
         started.setdefault(stage, (done, total))
@@ -391,7 +397,7 @@ def test_an_interrupted_judge_goes_on_where_it_was(tmp_path: Path) -> None:
     assert started["adapter: sample answers"] == (4, 4)
     assert not list(run.glob("answers-*"))
     again = trained(tmp_path / "again")
-    pipeline.evaluate(again, config)
+    pipeline.evaluate.evaluate(again, config)
     assert (again / "judge.jsonl").read_bytes() == (run / "judge.jsonl").read_bytes()
 
 
@@ -404,9 +410,9 @@ def test_the_arena_tells_how_far_a_person_agrees_with_the_judge(
         whole = prefers(lambda a, b: (a > b) - (a < b))(wanted)
         return {k: v for k, v in whole.items() if not k.startswith("heldout-user000")}
 
-    monkeypatch.setattr(judge, "sample", sampled)
+    monkeypatch.setattr(llm_judge, "sample", sampled)
     run = trained(tmp_path / "run")
-    pipeline.evaluate(run, resolve(flags=CONFIG))
+    pipeline.evaluate.evaluate(run, resolve(flags=CONFIG))
     kept = {(row["context_id"], row["prompt_id"]): row for row in rows(run / "judge.jsonl")}
     assert {row["winner"] for key, row in kept.items() if "user000" in key[0]} == {"failed"}
     arena = open_arena(run, 0)
@@ -422,7 +428,7 @@ def test_the_arena_tells_how_far_a_person_agrees_with_the_judge(
         r["winner"] != "failed" and not r["same_answers"] for r in kept.values()
     )
     assert 0 < found["n"] < len(arena.duels)
-    summary = pipeline.report(run, resolve(flags=CONFIG))
+    summary = pipeline.report.report(run, resolve(flags=CONFIG))
     assert summary["metrics"]["judge/wins"]["n"] == sum(
         row["winner"] != "failed" for row in kept.values()
     )
@@ -450,8 +456,8 @@ def test_too_long_duels_are_counted_beside_those_that_fit(tmp_path: Path) -> Non
     }
     run = trained(tmp_path / "run")
     config = resolve(flags={**CONFIG, **given})
-    found = pipeline.evaluate(run, config)["sections"]["judge"]["details"]
-    assert found["faults"][judging.TOO_LONG] == 2
+    found = pipeline.evaluate.evaluate(run, config)["sections"]["judge"]["details"]
+    assert found["faults"][judge_prompts.TOO_LONG] == 2
     assert found["duels"] == 4
 
 
@@ -478,26 +484,26 @@ def test_faults_are_told_before_anything_is_made(
              for name, value in flags.items()}  # fmt: skip
     run = tmp_path / "run"
     with pytest.raises(kind, match=message) as caught:
-        pipeline.run(run, resolve(flags={"judge": "embedded", **flags}))
+        pipeline.run.run(run, resolve(flags={"judge": "embedded", **flags}))
     assert caught.value.hint
     assert not run.exists()
 
 
 def test_without_a_judge_there_is_no_study(tmp_path: Path) -> None:
     config = resolve()
-    assert judge.prepare(tmp_path, config, read_inputs(config.data)) is None
+    assert llm_judge.prepare(tmp_path, config, read_inputs(config.data)) is None
 
 
 def test_kin_are_told_by_weights_and_by_architecture(tmp_path: Path) -> None:
     policy = load_model("embedded")
-    own = judge.kinship(policy, locate("embedded"), policy.fingerprint)
+    own = llm_judge.kinship(policy, locate("embedded"), policy.fingerprint)
     assert "own base model" in own
 
     def of(kind: str) -> str:
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": kind}))
-        return judge.kinship(policy, folder, "another")
+        return llm_judge.kinship(policy, folder, "another")
 
     for kin in ("llama", "llama4", "llama4_text"):
         assert "own family" in of(kin)
@@ -510,13 +516,13 @@ def test_another_judge_or_wording_is_another_study(
 ) -> None:
     config = resolve(flags=CONFIG)
     inputs = read_inputs(config.data)
-    first = judge.prepare(tmp_path, config, inputs)
+    first = llm_judge.prepare(tmp_path, config, inputs)
     config = resolve(flags={**CONFIG, "protocol": "paper"})
-    second = judge.prepare(tmp_path, config, inputs)
+    second = llm_judge.prepare(tmp_path, config, inputs)
     assert first and second
     assert load_model("embedded").fingerprint in first.digest
     digests = {first.digest, second.digest}
-    monkeypatch.setattr(judging, "VERSION", 99)
+    monkeypatch.setattr(judge_prompts, "VERSION", 99)
     assert len(digests | {first.digest}) == 3
     assert first.generate.temperature == 0 and first.generate.max_tokens == 12
     assert math.isclose(config.generate.temperature, 1.0)

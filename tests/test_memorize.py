@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mipo_mlx import attacks, extraction, memorize, pipeline
-from mipo_mlx.attacks import Group, by_user, drawn
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
-from mipo_mlx.core.leakage import chance, ranks, risen
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.canaries import SPACE, values
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.inputs import read_inputs
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.evaluation.memorization import attacks, extraction, memorize
+from mipo_mlx.evaluation.memorization.attacks import Group, by_user, drawn
+from mipo_mlx.generation.inputs import read_inputs
+from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.stats.exposure import chance, ranks, risen
 from mipo_mlx.types import Context, Prompt, Response
 from samples import QUIET, head
 
@@ -410,8 +411,8 @@ def test_a_secret_learned_by_heart_is_caught(tmp_path: Path) -> None:
     flags["pairs"] = secret_pairs(tmp_path, flags)
     secret = read_inputs(resolve(flags=flags).data).canaries.planted[0]
     run = tmp_path / "run"
-    pipeline.train(run, resolve(flags=flags))
-    results = pipeline.evaluate(run, resolve(flags=flags))
+    pipeline.train.train(run, resolve(flags=flags))
+    results = pipeline.evaluate.evaluate(run, resolve(flags=flags))
     section = results["sections"]["memorization"]
     assert section["lines"][0].startswith("1 of 1 planted secrets became easier to extract; by")
     assert "this is memory" in section["lines"][0]
@@ -449,9 +450,9 @@ def test_a_held_secret_is_not_learned(tmp_path: Path) -> None:
     listed = tmp_path / "held.txt"
     listed.write_text(f"{secret.value}\n")
     held = resolve(flags={**flags, "hold_facts": str(listed)})
-    stats = pipeline.train(tmp_path / "run", held)
+    stats = pipeline.train.train(tmp_path / "run", held)
     assert stats["hold_facts"] == "2 chosen responses scrubbed, 0 pairs dropped"
-    section = pipeline.evaluate(tmp_path / "run", held)["sections"]["memorization"]
+    section = pipeline.evaluate.evaluate(tmp_path / "run", held)["sections"]["memorization"]
     assert section["lines"][0].startswith("0 of 1 planted secrets became easier to extract")
     assert min(section["details"]["canaries"][0]["adapter_ranks"]) > 10
 
@@ -462,8 +463,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     folder = tmp_path_factory.mktemp("trained")
     flags = small(folder, canaries=1, prompts_per_context=2, max_steps=1, min_pmi=-1000.0)
     run = folder / "run"
-    pipeline.generate(run, resolve(flags=flags))
-    pipeline.train(run, resolve(flags=flags))
+    pipeline.generate.generate(run, resolve(flags=flags))
+    pipeline.train.train(run, resolve(flags=flags))
     return run, flags
 
 
@@ -479,10 +480,10 @@ def test_eval_tells_it_as_a_section_and_goes_on_after_a_stop(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.evaluate(run, resolve(flags=flags), interrupt)
+        pipeline.evaluate.evaluate(run, resolve(flags=flags), interrupt)
     assert not (run / "eval.json").exists()
     starts: dict[str, int] = {}
-    results = pipeline.evaluate(
+    results = pipeline.evaluate.evaluate(
         run, resolve(flags=flags), lambda stage, done, total: starts.setdefault(stage, done)
     )
     assert starts["base: answers without contexts"] > 0  # those of before were kept
@@ -505,7 +506,7 @@ def test_eval_tells_it_as_a_section_and_goes_on_after_a_stop(
     assert kinds == ["planted", "held_back"]
     assert len(section["lines"]) == 7
     before = (run / "eval.json").read_bytes()
-    pipeline.evaluate(run, resolve(flags=flags))
+    pipeline.evaluate.evaluate(run, resolve(flags=flags))
     assert (run / "eval.json").read_bytes() == before
 
 
@@ -515,9 +516,9 @@ def test_it_can_be_left_out_and_needs_the_secrets_of_the_pairs(
     run, flags = trained
     other = {**flags, "canaries": 8, "seed": 1, "allow_overlap": True}
     with pytest.raises(ConfigError, match=r"none of the 8 planted secrets stands") as caught:
-        pipeline.evaluate(run, resolve(flags=other))
+        pipeline.evaluate.evaluate(run, resolve(flags=other))
     assert "--canaries" in caught.value.hint
-    results = pipeline.evaluate(run, resolve(flags={**flags, "memorization": False}))
+    results = pipeline.evaluate.evaluate(run, resolve(flags={**flags, "memorization": False}))
     assert "memorization" not in results["sections"]
     assert not any(name.startswith("memorization/") for name in results["metrics"])
 
@@ -527,7 +528,7 @@ def test_a_single_user_without_facts_has_no_control(tmp_path: Path) -> None:
     notes.write_text("I live in Turin. I like ramen and I play the harp.", encoding="utf-8")
     flags = {**SMALL, "contexts": str(notes), "prompts": head("prompts_train.jsonl", 4, tmp_path)}
     flags |= {"max_steps": 1, "min_pmi": -1000.0, "prompts_per_context": 2}
-    results = pipeline.run(tmp_path / "run", resolve(flags=flags))
+    results = pipeline.run.run(tmp_path / "run", resolve(flags=flags))
     section = results["sections"]["memorization"]
     assert section["metrics"] == ["memorization/text"]
     assert section["lines"][0].startswith("Context, after its first half (nats a token): ")

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mipo_mlx import evidence, page, pipeline, plots
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
-from mipo_mlx.data.answers import grade, stated
 from mipo_mlx.errors import MipoError
-from mipo_mlx.report import summarise
+from mipo_mlx.grading.facts import grade, stated
+from mipo_mlx.reporting import evidence, html, plots
+from mipo_mlx.reporting.summary import summarise
 from samples import head
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base", "embed", "source"}
@@ -158,7 +159,7 @@ def summary(found: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tree() -> Node:
-    return read(page.render(summary(results())))
+    return read(html.render(summary(results())))
 
 
 def test_nothing_comes_from_outside_and_nothing_runs(tree: Node) -> None:
@@ -207,7 +208,7 @@ def number(text: str) -> float:
 def test_every_number_of_the_table_is_that_of_report_json() -> None:
     found = summary(results())
     stored = json.loads(json.dumps(found))["metrics"]
-    (table,) = read(page.render(found)).kind("headline")
+    (table,) = read(html.render(found)).kind("headline")
     rows = {
         node.attributes["data-metric"]: node
         for node in table.all("tr")
@@ -245,7 +246,7 @@ def test_more_keys_of_a_row_are_shown() -> None:
         "base_ci95": [0.5, 1.5], "adapter_ci95": [1.75, 2.25], "p": 0.01, "p_holm": 0.0625,
         "users": 17, "effective_n": 21.5, "mcnemar_p": 0.25,
     }  # fmt: skip
-    (table,) = read(page.render(found)).kind("headline")
+    (table,) = read(html.render(found)).kind("headline")
     (node,) = (n for n in table.all("tr") if n.attributes.get("data-metric") == "information/pmi")
     assert "none seen, by p" in node.text  # the interval is clear of zero, Holm's p is not small
     for text in (
@@ -268,7 +269,7 @@ def test_text_of_others_stays_text(unit: str) -> None:
     example |= {"prompt": HOSTILE, "base": HOSTILE, "context_id": HOSTILE}
     example["facts"] = {HOSTILE: "alert(1)", "town": HOSTILE}
     made = summary(found, verdict=HOSTILE, flags={"model": HOSTILE, "contexts": HOSTILE})
-    tree = read(page.render(made))
+    tree = read(html.render(made))
     assert not [n for n in tree.all() if n.tag in ("script", "img")]
     assert not [n for n in tree.all() for name in n.attributes if name.startswith(("on", "src"))]
     (verdict,) = tree.kind("verdict")
@@ -311,14 +312,14 @@ def test_places_of_facts(
 def test_a_page_of_one_metric_and_no_training() -> None:
     found = results(items={}, examples=[])
     found["metrics"] = {"reasoning/accuracy": row(0.5, 0.5, -0.1, 0.1, "share of answers")}
-    tree = read(page.render(summary(found, lines=[], pairs=[], steps={})))
+    tree = read(html.render(summary(found, lines=[], pairs=[], steps={})))
     assert [f.attributes["id"] for f in tree.all("figure")] == ["figure-forest"]
     assert "No answers were kept." in tree.text
 
 
 def test_a_page_without_any_metric() -> None:
     found = results(items={}, metrics={})
-    tree = read(page.render(summary(found, lines=[], pairs=[], steps={})))
+    tree = read(html.render(summary(found, lines=[], pairs=[], steps={})))
     assert list(tree.all("svg")) == []
     assert "Nothing was measured." in tree.text
 
@@ -329,9 +330,9 @@ def test_what_is_not_a_number_is_a_dash_and_is_not_drawn() -> None:
     found["metrics"]["information/pmi"] = row(nan, 1.0, nan, nan)
     found["items"]["information/pmi"] = {"base": [nan, nan], "adapter": [1.0, math.inf]}
     lines = [{"step": 1, "loss": nan, "kl": nan}, {"step": 2, "loss": 0.5, "kl": nan}]
-    html = page.render(summary(found, lines=lines))
-    assert not re.search(r"\b(nan|inf)\b", html, re.IGNORECASE)
-    figures = {f.attributes["id"]: f for f in read(html).all("figure")}
+    page = html.render(summary(found, lines=lines))
+    assert not re.search(r"\b(nan|inf)\b", page, re.IGNORECASE)
+    figures = {f.attributes["id"]: f for f in read(page).all("figure")}
     assert "PMI" not in figures["figure-forest"].text
     (table,) = figures["figure-pmi"].all("table")
     assert [cell.text for cell in table.all("td")] == ["0", "1"]
@@ -376,7 +377,7 @@ def luminance(colour: str) -> float:
 
 
 def test_contrast_is_enough_in_light_and_in_dark() -> None:
-    css = files("mipo_mlx").joinpath("page.html").read_text("utf-8")
+    css = files("mipo_mlx.reporting").joinpath("templates/report.html").read_text("utf-8")
     themes = re.findall(r":root \{([^}]*)\}", css)
     assert len(themes) == 2
     for theme in themes:
@@ -413,9 +414,9 @@ def test_plots_are_the_same_bytes_again_whatever_the_users_settings() -> None:
     import matplotlib
 
     numbers = summary(results())
-    first = page.render(numbers)
+    first = html.render(numbers)
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
-        assert page.render(numbers) == first
+        assert html.render(numbers) == first
         assert matplotlib.rcParams["font.size"] == 30
     assert len(first.encode()) < 2**20
 
@@ -469,7 +470,7 @@ def test_curves_are_means_of_neighbouring_steps() -> None:
 
 def test_origins_and_limits_are_told() -> None:
     made = summary(results(), flags={"negatives": "missing", "model": "some/model"})
-    text = read(page.render(made)).text
+    text = read(html.render(made)).text
     for part in ("ab" * 32, "cd" * 32, "ef" * 32, "09" * 32, "1.50", "1.50 GiB", "some/model"):
         assert part in text
     assert made["provenance"]["seed"] == 7
@@ -504,14 +505,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eval_prompts_per_context": 2,
         "resamples": 200,
     }
-    pipeline.run(folder / "run", resolve(flags=flags))
+    pipeline.run.run(folder / "run", resolve(flags=flags))
     return folder / "run"
 
 
 def test_a_run_ends_with_a_page_of_its_own_numbers(run: Path) -> None:
     found = json.loads((run / "eval.json").read_text())
     made = json.loads((run / "report.json").read_text())
-    assert page.render(made) == (run / "report.html").read_text(encoding="utf-8")
+    assert html.render(made) == (run / "report.html").read_text(encoding="utf-8")
     details = {name: section["details"] for name, section in found["sections"].items()}
     told = {
         metric
@@ -566,10 +567,10 @@ def test_a_report_without_metrics_or_with_broken_ones(run: Path, tmp_path: Path)
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "eval.json").write_bytes((run / "eval.json").read_bytes())
-    pipeline.report(copy, resolve())
+    pipeline.report.report(copy, resolve())
     figures = [f.attributes["id"] for f in read((copy / "report.html").read_text()).all("figure")]
     assert figures == ["figure-forest", "figure-pmi", "figure-answer_tokens"]
     (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7}\n{"step": 2,\n')
     with pytest.raises(MipoError, match=r"metrics\.jsonl:2: not what 'mipo train' wrote") as caught:
-        pipeline.report(copy, resolve())
+        pipeline.report.report(copy, resolve())
     assert caught.value.hint

@@ -17,13 +17,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx import generate as generating
-from mipo_mlx import pipeline, store, tiny
-from mipo_mlx.compare import HEADLINE
-from mipo_mlx.config import RunConfig, resolve
-from mipo_mlx.data.read import read_contexts, read_pairs
+from mipo_mlx import pipeline, tiny
+from mipo_mlx.config import RunConfig, resolve, saved_config
+from mipo_mlx.data.readers import read_contexts, read_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
-from mipo_mlx.inputs import Inputs, read_inputs
+from mipo_mlx.evaluation.comparison import HEADLINE
+from mipo_mlx.generation import pairs as generating
+from mipo_mlx.generation.inputs import Inputs, read_inputs
+from mipo_mlx.run_dir import store
 from samples import QUIET, head
 
 METRICS = {
@@ -63,7 +64,7 @@ def test_run_writes_every_file_with_the_promised_schema(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    summary = pipeline.run(run, config({**small, **DEFAULTS}))
+    summary = pipeline.run.run(run, config({**small, **DEFAULTS}))
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 2
     studied = {name for part in results["sections"].values() for name in part["metrics"]}
@@ -96,7 +97,7 @@ def test_run_writes_every_file_with_the_promised_schema(
 
 def test_run_directory_is_private(small: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pipeline.run(run, config(small))
+    pipeline.run.run(run, config(small))
     assert stat.S_IMODE(run.stat().st_mode) == 0o700
     assert (run / ".gitignore").read_text().strip() == "*"
     for path in run.rglob("*"):
@@ -110,9 +111,9 @@ def test_same_seed_gives_the_same_bytes_and_batch_size_never_changes_the_pairs(
     for name, batch in (("a", 32), ("b", 32), ("c", 3), ("d", 1)):
         run = tmp_path / name
         options = config(small, generate_batch_size=batch)
-        pipeline.generate(run, options)
+        pipeline.generate.generate(run, options)
         if name in "ab":
-            pipeline.train(run, options)
+            pipeline.train.train(run, options)
     pairs = {name: (tmp_path / name / "pairs.jsonl").read_bytes() for name in "abcd"}
     assert pairs["a"] == pairs["b"] == pairs["c"] == pairs["d"]
     weights = [mx.load(str(tmp_path / name / "adapter" / "adapters.safetensors")) for name in "ab"]
@@ -126,7 +127,7 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    pipeline.generate(whole, config(small))
+    pipeline.generate.generate(whole, config(small))
     real, sampled = store.Journal.append, [0]
 
     def append(self: Any, row: Any) -> None:
@@ -137,13 +138,13 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
 
     monkeypatch.setattr(store.Journal, "append", append)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.generate(run, config(small))
+        pipeline.generate.generate(run, config(small))
     assert not (run / "pairs.jsonl").exists()
     monkeypatch.setattr(store.Journal, "append", real)
     # The options need not be given again.
-    again = resolve(pipeline.saved_config(run), {"generate_batch_size": 3})
+    again = resolve(saved_config(run), {"generate_batch_size": 3})
     seen: list[int] = []
-    pipeline.generate(run, again, lambda stage, done, total: seen.append(done))
+    pipeline.generate.generate(run, again, lambda stage, done, total: seen.append(done))
     assert seen[0] == after
     assert (run / "pairs.jsonl").read_bytes() == (whole / "pairs.jsonl").read_bytes()
     assert not list(run.glob("answers-*"))
@@ -151,7 +152,7 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
 
 def test_another_seed_gives_other_pairs(small: dict[str, Any], tmp_path: Path) -> None:
     for seed in (0, 1):
-        pipeline.generate(tmp_path / str(seed), config(small, seed=seed))
+        pipeline.generate.generate(tmp_path / str(seed), config(small, seed=seed))
     first, second = ((tmp_path / str(s) / "pairs.jsonl").read_text() for s in (0, 1))
     assert first != second
 
@@ -160,7 +161,7 @@ def test_another_seed_gives_other_pairs(small: dict[str, Any], tmp_path: Path) -
 def test_negatives_come_from_somewhere_else_but_score_under_the_right_context(
     small: dict[str, Any], tmp_path: Path, negatives: str
 ) -> None:
-    pipeline.generate(tmp_path / "run", config(small, negatives=negatives))
+    pipeline.generate.generate(tmp_path / "run", config(small, negatives=negatives))
     texts = {
         row["id"]: row["text"]
         for row in map(json.loads, Path(small["contexts"]).read_text().splitlines())
@@ -177,11 +178,11 @@ def test_negatives_come_from_somewhere_else_but_score_under_the_right_context(
 
 def test_an_unchanged_step_is_not_computed_again(small: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pipeline.generate(run, config(small))
+    pipeline.generate.generate(run, config(small))
     before = (run / "pairs.jsonl").stat().st_mtime_ns
-    assert pipeline.generate(run, config(small))["unchanged"]
+    assert pipeline.generate.generate(run, config(small))["unchanged"]
     assert (run / "pairs.jsonl").stat().st_mtime_ns == before
-    assert "unchanged" not in pipeline.generate(run, config(small, seed=5))
+    assert "unchanged" not in pipeline.generate.generate(run, config(small, seed=5))
 
 
 def test_eval_samples_again_only_what_has_changed(
@@ -195,21 +196,21 @@ def test_eval_samples_again_only_what_has_changed(
         return real(lm, jobs, *rest)
 
     monkeypatch.setattr(generating, "respond", respond)
-    pipeline.run(run, config(small))
+    pipeline.run.run(run, config(small))
     answers = (run / "answers.jsonl").read_bytes()
     assert counts[-2:] == [4, 4]  # base, adapter
     for options in ({"resamples": 300}, {"eval_prompts_per_context": 1}):
         counts.clear()
-        pipeline.evaluate(run, config({**small, **options}))
+        pipeline.evaluate.evaluate(run, config({**small, **options}))
         assert counts == [0, 0]
-    pipeline.evaluate(run, config(small))
+    pipeline.evaluate.evaluate(run, config(small))
     assert (run / "answers.jsonl").read_bytes() == answers
-    pipeline.train(run, config(small, max_steps=1))
+    pipeline.train.train(run, config(small, max_steps=1))
     counts.clear()
-    pipeline.evaluate(run, config(small, max_steps=1))
+    pipeline.evaluate.evaluate(run, config(small, max_steps=1))
     assert counts == [0, 4]  # the base is as it was
     counts.clear()
-    pipeline.evaluate(run, config(small, max_steps=1, temperature=0.7))
+    pipeline.evaluate.evaluate(run, config(small, max_steps=1, temperature=0.7))
     assert counts == [4, 4]
     assert len(list(run.glob("sampled-*.jsonl"))) == 2
 
@@ -219,11 +220,11 @@ def test_the_adapter_opens_in_stock_mlx_lm_with_equal_logits(
 ) -> None:
     from mlx_lm import load
 
-    from mipo_mlx.lm.load import load_model
+    from mipo_mlx.models.load import load_model
 
     run = tmp_path / "run"
-    pipeline.generate(run, config(small))
-    pipeline.train(run, config(small))
+    pipeline.generate.generate(run, config(small))
+    pipeline.train.train(run, config(small))
     stock, tokenizer = load(str(tiny.MODEL_DIR), adapter_path=str(run / "adapter"))[:2]
     ours = load_model("embedded", adapter_path=run / "adapter").model
     plain = load_model("embedded").model
@@ -236,8 +237,8 @@ def test_the_command_line_of_mlx_lm_runs_with_the_adapter(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    pipeline.generate(run, config(small))
-    pipeline.train(run, config(small))
+    pipeline.generate.generate(run, config(small))
+    pipeline.train.train(run, config(small))
     words = ["--model", str(tiny.MODEL_DIR), "--adapter-path", str(run / "adapter")]
     words += ["--prompt", "Plan my Saturday.", "--max-tokens", "30"]
     result = subprocess.run(
@@ -252,28 +253,28 @@ def test_the_command_line_of_mlx_lm_runs_with_the_adapter(
 
 def test_training_refuses_pairs_of_another_model(small: dict[str, Any], tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
-    pipeline.generate(run, config(small))
+    pipeline.generate.generate(run, config(small))
     shutil.copytree(tiny.MODEL_DIR, other)
     settings = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**settings, "rope_theta": 5000.0}))
     with pytest.raises(ConfigError, match="another model") as caught:
-        pipeline.train(run, config(small, model=str(other)))
+        pipeline.train.train(run, config(small, model=str(other)))
     assert "mipo generate" in caught.value.hint
     # As a file of unknown origin they are welcome: ids and log-probs are made anew.
     given = config(small, model=str(other), pairs=str(run / "pairs.jsonl"))
-    stats = pipeline.train(tmp_path / "second", given)
+    stats = pipeline.train.train(tmp_path / "second", given)
     assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     with pytest.raises(ConfigError, match="another model"):
-        pipeline.evaluate(tmp_path / "second", config(small))
+        pipeline.evaluate.evaluate(tmp_path / "second", config(small))
 
 
 def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pipeline.generate(run, config(small))
-    pipeline.train(run, config(small))
+    pipeline.generate.generate(run, config(small))
+    pipeline.train.train(run, config(small))
     with pytest.raises(ConfigError, match="held-out users were trained on"):
-        pipeline.evaluate(run, config(small, held_out_users=0.6))
-    whole = pipeline.evaluate(run, config(small))
+        pipeline.evaluate.evaluate(run, config(small, held_out_users=0.6))
+    whole = pipeline.evaluate.evaluate(run, config(small))
     assert whole["held_out"] == "users and prompts"
     assert {kind: seen for kind, (seen, _) in whole["overlap"].items()} == {
         "users": 0, "prompts": 0
@@ -282,11 +283,11 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
         row["context_id"] for row in map(json.loads, (run / "pairs.jsonl").read_text().splitlines())
     }
     options = config(small, held_out_users=0.6, allow_overlap=True)
-    results = pipeline.evaluate(run, options)
+    results = pipeline.evaluate.evaluate(run, options)
     held = {user.id for user in read_inputs(options.data).held_contexts}
     assert results["overlap"]["users"] == [len(held & trained), len(held)]
     assert results["held_out"] == "prompts"
-    told = pipeline.report(run, options)["limits"]
+    told = pipeline.report.report(run, options)["limits"]
     assert f"{len(held & trained)} of {len(held)} users asked were trained on, by their texts." in (
         told
     )
@@ -296,21 +297,21 @@ def test_users_that_were_trained_on_are_found_where_contexts_are_cut(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run, options = tmp_path / "run", {**small, "max_prompt_tokens": 40}
-    assert pipeline.generate(run, config(options))["contexts_cut"] > 0
-    pipeline.train(run, config(options))
+    assert pipeline.generate.generate(run, config(options))["contexts_cut"] > 0
+    pipeline.train.train(run, config(options))
     users = {user.text for user in read_inputs(config(options).data).train_contexts}
     trained = {pair.messages[0]["content"] for pair in read_pairs(run / "pairs.jsonl")}
     assert not trained & users  # all of them were cut
     with pytest.raises(ConfigError, match="held-out users were trained on"):
-        pipeline.evaluate(run, config(options, held_out_users=0.6))
+        pipeline.evaluate.evaluate(run, config(options, held_out_users=0.6))
 
 
 def test_a_copy_of_a_trained_user_under_another_name_is_found(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    pipeline.generate(run, config(small))
-    pipeline.train(run, config(small))
+    pipeline.generate.generate(run, config(small))
+    pipeline.train.train(run, config(small))
     pair = next(iter(read_pairs(run / "pairs.jsonl")))
     known, asked = (message["content"] for message in pair.messages)
     rows = [{"id": "new", "text": f" {known.upper()}"}, {"id": "other", "text": "I fish."}]
@@ -320,14 +321,14 @@ def test_a_copy_of_a_trained_user_under_another_name_is_found(
     )
     foreign = {"contexts": str(tmp_path / "foreign.jsonl"), "held_out_users": 0.0}
     foreign |= {"prompts": str(tmp_path / "asked.jsonl"), "held_out_prompts": 0.0}
-    results = pipeline.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
     assert results["overlap"] == {"users": [1, 2], "prompts": [1, 2]}
     assert results["held_out"] == "nothing"
     (tmp_path / "foreign.jsonl").write_text(
         json.dumps(rows[1]) + "\n" + json.dumps({**rows[1], "id": "third", "text": "I ski."})
     )
     (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "p", "text": "Who am I?"}))
-    results = pipeline.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
     assert results["overlap"] == {"users": [0, 2], "prompts": [0, 1]}
     assert results["held_out"] == "users and prompts"  # another data set is new as a whole
 
@@ -339,7 +340,7 @@ def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> N
         "max_steps": 1,
         "resamples": 200,
     }
-    results = pipeline.run(tmp_path / "run", config(options))
+    results = pipeline.run.run(tmp_path / "run", config(options))
     names = {"reasoning/accuracy", "reasoning/form_rate", "information/pmi"}
     assert names <= set(results["metrics"])
     for pair in read_pairs(tmp_path / "run" / "pairs.jsonl"):
@@ -357,7 +358,7 @@ def test_training_on_preference_data_in_both_of_trls_forms(tmp_path: Path) -> No
     ]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    stats = pipeline.train(tmp_path / "run", config({"pairs": str(path), "batch_size": 2}))
+    stats = pipeline.train.train(tmp_path / "run", config({"pairs": str(path), "batch_size": 2}))
     assert stats["pairs"] == 2
     assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -376,7 +377,7 @@ def test_bad_files_are_errors_with_place_and_hint_and_nothing_is_written(
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     with pytest.raises(kind, match=place) as caught:
-        pipeline.run(tmp_path / "run", config(small, **{which: str(path)}))
+        pipeline.run.run(tmp_path / "run", config(small, **{which: str(path)}))
     assert caught.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -389,15 +390,15 @@ def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     options = config(
         small, contexts=one, negatives=negatives, prompts_per_context=-1, min_pmi=-1000.0
     )
-    made = pipeline.generate(tmp_path / "run", options)
+    made = pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
     assert {pair.context_id for pair in pairs} == {read_contexts(Path(one))[0].id}
     invented = {pair.negative_context_id for pair in pairs}
     assert all(re.fullmatch(r"foil-\d\d", name) for name in invented)
     assert f"{len(invented)} invented users" in made["foils"]
     assert len(pairs) + sum(made["dropped"].values()) == 8  # all prompts but the held-out two
-    pipeline.train(tmp_path / "run", options)
-    results = pipeline.evaluate(tmp_path / "run", options)
+    pipeline.train.train(tmp_path / "run", options)
+    results = pipeline.evaluate.evaluate(tmp_path / "run", options)
     assert results["metrics"]["information/pmi"]["n"] == 2  # foils are not asked anything
     assert results["held_out"] == "prompts"
     inputs = read_inputs(options.data)
@@ -432,7 +433,7 @@ def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
     assert {context.owner for context in inputs.train_contexts} == {"notes"}
     for n in range(6):
         assert sum(f"garden number {n}." in c.text for c in inputs.train_contexts) == 1
-    pipeline.generate(tmp_path / "run", options)
+    pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
     assert len({pair.context_id for pair in pairs}) > 2
     assert all(pair.negative_context_id.startswith("foil-") for pair in pairs)
@@ -442,7 +443,7 @@ def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
 def test_one_user_with_missing_negatives_runs(small: dict[str, Any], tmp_path: Path) -> None:
     one = head("contexts_heldout.jsonl", 1, tmp_path)
     options = config(small, contexts=one, negatives="missing")
-    summary = pipeline.run(tmp_path / "run", options)
+    summary = pipeline.run.run(tmp_path / "run", options)
     assert summary["held_out"] == "prompts"
 
 
@@ -453,7 +454,7 @@ def test_a_context_longer_than_the_window_is_named_without_its_text(
     rows = [{"id": "short", "text": "Hello."}, {"id": "long", "text": "secret word " * 3000}]
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match=r"long\.jsonl:2.*'long'.*window") as caught:
-        pipeline.run(tmp_path / "run", config(small, contexts=str(path)))
+        pipeline.run.run(tmp_path / "run", config(small, contexts=str(path)))
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -462,7 +463,7 @@ def test_a_model_folder_without_weights_is_an_error(small: dict[str, Any], tmp_p
     folder = tmp_path / "empty"
     folder.mkdir()
     with pytest.raises(MipoError, match="empty") as caught:
-        pipeline.run(tmp_path / "run", config(small, model=str(folder)))
+        pipeline.run.run(tmp_path / "run", config(small, model=str(folder)))
     assert caught.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -474,7 +475,7 @@ def test_a_step_without_its_input_says_what_to_run(
     small: dict[str, Any], tmp_path: Path, step: str, needs: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        getattr(pipeline, step)(tmp_path / "run", config(small))
+        getattr(getattr(pipeline, step), step)(tmp_path / "run", config(small))
     assert f"mipo {needs}" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -484,15 +485,15 @@ def test_hard_negatives_survive_an_interruption_and_are_other_users(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     options = config(small, negatives="hard", num_negatives=2)
-    pipeline.generate(whole, options)
+    pipeline.generate.generate(whole, options)
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "compare users":  # the probes are sampled, the pairs' answers are not
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.generate(run, options, stop)
-    pipeline.generate(run, options)
+        pipeline.generate.generate(run, options, stop)
+    pipeline.generate.generate(run, options)
     assert (run / "pairs.jsonl").read_bytes() == (whole / "pairs.jsonl").read_bytes()
     for pair in read_pairs(run / "pairs.jsonl"):
         assert pair.negative_context_id not in ("", pair.context_id)
@@ -511,4 +512,4 @@ def test_eval_without_prompts_of_held_out_users_says_so(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "adapters.safetensors").touch()
     with pytest.raises(ConfigError, match="eval has no prompts"):
-        pipeline.evaluate(tmp_path / "run", everything)
+        pipeline.evaluate.evaluate(tmp_path / "run", everything)

@@ -12,13 +12,20 @@ from mlx.utils import tree_flatten
 from lm import archs
 from lm.test_forest import with_lora
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.lm.footprint import Dimensions, Geometry, step_bytes
-from mipo_mlx.lm.forest import Row, alone, plant, stems_of
-from mipo_mlx.lm.gradient import loss_gradient
-from mipo_mlx.lm.held import CAUSAL_PIECE, QUICK_PIECE
-from mipo_mlx.objectives import TrainingRow
-from mipo_mlx.plan import AT_ONCE, LEAST_LOGITS, Plan, choose, micro_batches, steps_of
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
+from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE, QUICK_PIECE
+from mipo_mlx.training.gradients import loss_gradient
+from mipo_mlx.training.memory_model import Dimensions, Geometry, step_bytes
+from mipo_mlx.training.memory_plan import (
+    AT_ONCE,
+    LEAST_LOGITS,
+    Plan,
+    choose,
+    micro_batches,
+    steps_of,
+)
+from mipo_mlx.training.objectives import TrainingRow
 
 OF = Dimensions(256, 6, 4, 2, 64, 768, 32_000)
 CONFIG = TrainConfig(batch_size=8)

@@ -15,8 +15,8 @@ import pytest
 
 from mipo_mlx import pipeline
 from mipo_mlx.config import resolve, to_toml
-from mipo_mlx.fit import STATE
-from mipo_mlx.ranks import LAUNCHED, Ranks
+from mipo_mlx.pipeline.train import STATE
+from mipo_mlx.training.distributed import LAUNCHED, Ranks
 from samples import head, steady
 
 TRAIN = """
@@ -28,7 +28,7 @@ stop = int(sys.argv[3])
 def progress(stage, done, total):
     if stage.startswith("train") and done == stop:
         raise KeyboardInterrupt
-pipeline.train(Path(sys.argv[1]), resolve(read_toml(Path(sys.argv[2]))), progress)
+pipeline.train.train(Path(sys.argv[1]), resolve(read_toml(Path(sys.argv[2]))), progress)
 """
 
 
@@ -76,8 +76,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     config = folder / "options.toml"
     config.write_text(to_toml(options))
-    pipeline.generate(folder / "run", options)
-    pipeline.train(folder / "run", options)
+    pipeline.generate.generate(folder / "run", options)
+    pipeline.train.train(folder / "run", options)
     return folder / "run", config
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from mipo_mlx import recipes
 from mipo_mlx.config import resolve
+from mipo_mlx.data.benchmarks import read_task
 from mipo_mlx.data.hub import ADDRESS
-from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.data.tasks import read_task
+from mipo_mlx.data.readers import read_contexts, read_prompts
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.recipes import FIXTURES, Recipe
 

@@ -10,11 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mipo_mlx import rehearse, reproduce, tiny
+from mipo_mlx import tiny
 from mipo_mlx.config import read_toml
 from mipo_mlx.errors import ConfigError, DataError, MipoError, ModelError
+from mipo_mlx.pipeline import rehearse, reproduce
+from mipo_mlx.pipeline.reproduce import Request
 from mipo_mlx.recipes import FIXTURES, read_recipes
-from mipo_mlx.reproduce import Request
 from samples import QUIET
 from test_doctor import QWEN_7B, folder_of
 
@@ -168,7 +169,7 @@ def test_the_papers_figure_stands_beside_the_same_measure(monkeypatch: pytest.Mo
     }
     metrics["tasks/gsm8k/accuracy"] |= {"n": 200, "unit": "share of answers"}  # type: ignore[dict-item]
     summary = {"metrics": metrics, "seconds": 1.0}
-    monkeypatch.setattr(reproduce.pipeline, "run", lambda *_: summary)
+    monkeypatch.setattr(reproduce.pipeline.run, "run", lambda *_: summary)
     monkeypatch.setattr(reproduce.RunStore, "write_json", lambda *_: None)
     for model in ("meta-llama/Llama-3.2-1B-Instruct", "mlx-community/Llama-3.2-1B-Instruct-4bit"):
         result = reproduce.run(reproduce.cell("gsm8k/llama-3.2-1b", Request(model=model)))
@@ -263,7 +264,7 @@ def test_one_recipe_that_fails_does_not_stop_the_others(
             raise MipoError("no room.", "make some")
         return {"metrics": {}, "seconds": 0.0}
 
-    monkeypatch.setattr(reproduce.pipeline, "run", run)
+    monkeypatch.setattr(reproduce.pipeline.run, "run", run)
     results = reproduce.run_all(
         reproduce.all_cells(request(tmp_path)), lambda stage, *_: stages.append(stage)
     )

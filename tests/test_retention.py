@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map_with_path
 
-from mipo_mlx import bank, distraction, figures, parts, pipeline, retention
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
-from mipo_mlx.data.ngrams import words
-from mipo_mlx.data.read import read_contexts, read_prompts
-from mipo_mlx.evaluate import Group, Item
-from mipo_mlx.figures import Figure
-from mipo_mlx.generate import Ask, encode, sample
-from mipo_mlx.lm import adapter
-from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.parts import Part
-from mipo_mlx.study import SIDES, Subject
+from mipo_mlx.data import builtin
+from mipo_mlx.data.readers import read_contexts, read_prompts
+from mipo_mlx.evaluation import distractors, responses, retention, rows
+from mipo_mlx.evaluation.metrics import Group, Item
+from mipo_mlx.evaluation.responses import Part
+from mipo_mlx.evaluation.rows import Figure
+from mipo_mlx.evaluation.study import SIDES, Subject
+from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.grading.ngrams import words
+from mipo_mlx.models import lora
+from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.tiny import SAMPLES_DIR, world
 from mipo_mlx.types import Context, Prompt, Response
 from samples import head
@@ -66,7 +68,7 @@ def quiet(stage: str, done: int, total: int) -> None: ...
 def subject() -> Subject:
     """The embedded model with an adapter that says other things; four users, two prompts."""
     lm = load_model("embedded")
-    adapter.attach(lm, rank=4, scale=10.0, num_layers=-1, seed=0)
+    lora.attach(lm, rank=4, scale=10.0, num_layers=-1, seed=0)
     rng = np.random.default_rng(5)
 
     def noisy(path: str, value: mx.array) -> mx.array:
@@ -78,7 +80,7 @@ def subject() -> Subject:
     inputs: Any = SimpleNamespace(held_contexts=users(4))
     made = Subject(lm, config, inputs, [Group(items)], {}, {}, quiet, Forget)
     asks = [Ask(item.context, item.prompt) for item in items]
-    told = parts.ask_both(made, "", "", asks)
+    told = responses.ask_both(made, "", "", asks)
     answers = {
         side: {ask.key: answer for ask, answer in zip(asks, told.answers[side], strict=True)}
         for side in SIDES
@@ -99,7 +101,7 @@ def plain_logps(lm: LanguageModel, prompt: Sequence[int], response: Sequence[int
 
 def test_tokens_are_scored_by_the_right_model_under_the_right_prompt(subject: Subject) -> None:
     asks = [Ask(item.context, item.prompt) for item in subject.items]
-    part = parts.own_answers(subject, asks)
+    part = responses.own_answers(subject, asks)
     assert part.name == "context"
     found = retention.token_logps(subject, part)
     for index, ask in enumerate(asks):
@@ -155,26 +157,26 @@ def test_texts_by_hand() -> None:
 
 def test_a_paragraph_stands_beside_the_context_under_the_same_name() -> None:
     own = Context("u", "I fish.", {"hobby": "fishing"}, user="me")
-    before = distraction.distracted(own, "The tide turns.", before=True)
-    after = distraction.distracted(own, "The tide turns.", before=False)
+    before = distractors.distracted(own, "The tide turns.", before=True)
+    after = distractors.distracted(own, "The tide turns.", before=False)
     assert (before.text, after.text) == ("The tide turns.\n\nI fish.", "I fish.\n\nThe tide turns.")
     for made in (before, after):
         assert Ask(made, Prompt("p", "?")).key == Ask(own, Prompt("p", "?")).key
         assert (made.facts, made.owner) == (own.facts, own.owner)
-    alone = distraction.distracted(None, "The tide turns.", before=False)
+    alone = distractors.distracted(None, "The tide turns.", before=False)
     assert alone.text == "The tide turns."
     assert Ask(alone, Prompt("p", "?"), 2).key == Ask(None, Prompt("p", "?"), 2).key
 
 
 def test_paragraphs_are_seeded_and_on_both_sides(subject: Subject) -> None:
     asks = [Ask(item.context, item.prompt) for item in subject.items] * 4
-    plain, more = distraction.added(subject, asks)
+    plain, more = distractors.added(subject, asks)
     assert plain == asks
-    again = distraction.added(subject, asks)[1]
+    again = distractors.added(subject, asks)[1]
     assert again == more
     other = replace(subject, config=resolve(flags={"seed": 1, "resamples": 100}))
-    assert distraction.added(other, asks)[1] != more
-    known = {prompt.text for prompt in read_prompts(bank.PARAGRAPHS)}
+    assert distractors.added(other, asks)[1] != more
+    known = {prompt.text for prompt in read_prompts(builtin.PARAGRAPHS)}
     seen = []
     for ask, changed in zip(asks, more, strict=True):
         assert ask.context is not None
@@ -193,18 +195,18 @@ def test_what_does_not_fit_the_window_is_left_out(subject: Subject) -> None:
     sizes = [len(encode(subject.lm, ask.context, ask.prompt, options)) for ask in asks]
     window = sorted(sizes)[4] + options.max_tokens
     small = replace(subject, lm=replace(subject.lm, max_tokens=window))
-    assert distraction.fitting(small.lm, asks, options) == [
+    assert distractors.fitting(small.lm, asks, options) == [
         size + options.max_tokens <= window for size in sizes
     ]
-    assert distraction.added(small, asks) == ([], [])  # any paragraph takes more
-    wanted = distraction.unrelated(small, 8)
+    assert distractors.added(small, asks) == ([], [])  # any paragraph takes more
+    wanted = distractors.unrelated(small, 8)
     room = [
         len(encode(subject.lm, ask.context, ask.prompt, options)) + options.max_tokens <= window
         for ask in wanted
     ]
     assert 0 < sum(room) < 8
-    beside, unasked = distraction.measure(
-        small, parts.own_answers(small, asks), frozenset({"Oslo"}), 8
+    beside, unasked = distractors.measure(
+        small, responses.own_answers(small, asks), frozenset({"Oslo"}), 8
     )[1:]
     assert beside.metrics == {}
     assert "No context has room" in beside.lines[0]
@@ -213,19 +215,19 @@ def test_what_does_not_fit_the_window_is_left_out(subject: Subject) -> None:
 
 
 def test_unrelated_requests_go_to_every_user_in_turn(subject: Subject) -> None:
-    asks = distraction.unrelated(subject, 100)
+    asks = distractors.unrelated(subject, 100)
     assert len(asks) == len({ask.key for ask in asks}) == 24
-    assert {ask.prompt.text for ask in asks} == {p.text for p in read_prompts(bank.NEUTRAL)}
+    assert {ask.prompt.text for ask in asks} == {p.text for p in read_prompts(builtin.NEUTRAL)}
     counts = [sum(a.context.id == u.id for a in asks if a.context) for u in users(4)]
     assert counts == [6] * 4
-    assert len(distraction.unrelated(subject, 5)) == 5
+    assert len(distractors.unrelated(subject, 5)) == 5
 
 
 def test_log_probs_move_by_what_the_plain_model_says(subject: Subject) -> None:
     asks = [Ask(item.context, item.prompt) for item in subject.items[:3]]
-    plain = parts.own_answers(subject, asks)
-    _, more = distraction.added(subject, asks)
-    found = distraction.shifts(subject, plain, more)
+    plain = responses.own_answers(subject, asks)
+    _, more = distractors.added(subject, asks)
+    found = distractors.shifts(subject, plain, more)
     options = subject.config.generate
     for side in SIDES:
         for index, (ask, other) in enumerate(zip(asks, more, strict=True)):
@@ -242,13 +244,13 @@ def test_log_probs_move_by_what_the_plain_model_says(subject: Subject) -> None:
 
 def test_spread_takes_one_of_each_user_in_turn_and_other_prompts() -> None:
     asked = [Item(user, prompt) for user in users(3) for prompt in requests(4)]
-    found = parts.spread([*asked, *asked[:2]], 100)
+    found = responses.spread([*asked, *asked[:2]], 100)
     assert sorted(item.key for item in found) == sorted(item.key for item in asked)
     for start in range(0, 12, 3):
         assert [item.cluster for item in found[start : start + 3]] == [u.id for u in users(3)]
     assert len({item.prompt.id for item in found[:3]}) == 3
-    assert parts.spread(asked, 5) == found[:5]
-    assert parts.spread([], 5) == []
+    assert responses.spread(asked, 5) == found[:5]
+    assert responses.spread([], 5) == []
 
 
 FIGURES = {"up": Figure("rise", "it rises", "nats", 1), "flat": Figure("level", "", "nats", 0)}
@@ -262,22 +264,22 @@ def test_rows_and_sentences() -> None:
     base["up"][0] = np.nan
     config = resolve(flags={"resamples": 200})
     sides = {"base": base, "adapter": tuned}
-    found = figures.rows("x", "there", sides, asked, {**FIGURES, "no": FIGURES["up"]}, config)
+    found = rows.rows("x", "there", sides, asked, {**FIGURES, "no": FIGURES["up"]}, config)
     assert list(found) == ["x/up", "x/flat"]
     row = found["x/up"]
     assert (row["n"], row["users"], row["resampled"]) == (11, 6, "users")
     assert row["base"] == pytest.approx(6)
     assert row["delta"] == pytest.approx(shift[1:].mean())
     assert (row["title"], row["about"], row["better"]) == ("rise, there", "it rises", 1)
-    one, two = figures.sentences("out there", found, FIGURES)
+    one, two = rows.sentences("out there", found, FIGURES)
     assert one.startswith("Out there: rise rose, 6 -> 7.01 nats (95% interval of the difference +")
     assert one.endswith("n = 6 users).")
     assert two == "Out there: no difference seen in level, at n = 6 users."
     same = {name: {**found["x/flat"], "resampled": "answers"} for name in ("x/up", "x/flat")}
-    assert figures.sentences("so", same, FIGURES) == [
+    assert rows.sentences("so", same, FIGURES) == [
         "So: no difference seen in rise or level, at n = 12 answers."
     ]
-    assert figures.sentences("so", found, {}) == []
+    assert rows.sentences("so", found, {}) == []
 
 
 def small(folder: Path) -> dict[str, Any]:
@@ -292,7 +294,7 @@ def small(folder: Path) -> dict[str, Any]:
 
 def run_of(folder: Path, **more: Any) -> tuple[Path, dict[str, Any], Any]:
     run, config = folder / "run", resolve(flags={**small(folder), **more})
-    pipeline.run(run, config)
+    pipeline.run.run(run, config)
     return run, json.loads((run / "eval.json").read_text()), config
 
 
@@ -347,22 +349,22 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
 def test_an_interrupted_eval_goes_on_with_the_same_answers(tmp_path: Path) -> None:
     config = resolve(flags={**small(tmp_path), "eval_contexts": 4, "candidates": 2})
     run = tmp_path / "run"
-    pipeline.generate(run, config)
-    pipeline.train(run, config)
+    pipeline.generate.generate(run, config)
+    pipeline.train.train(run, config)
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "adapter: to one request":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.evaluate(run, config, stop)
+        pipeline.evaluate.evaluate(run, config, stop)
     assert not (run / "eval.json").exists()
     started: dict[str, tuple[int, int]] = {}
 
     def watch(stage: str, done: int, total: int) -> None:
         started.setdefault(stage, (done, total))
 
-    pipeline.evaluate(run, config, watch)
+    pipeline.evaluate.evaluate(run, config, watch)
     sampled = [
         "without context",
         "with a paragraph for a context",
@@ -377,7 +379,7 @@ def test_an_interrupted_eval_goes_on_with_the_same_answers(tmp_path: Path) -> No
     assert done < total
     resumed = (run / "eval.json").read_bytes()
     (run / "eval.json").unlink()
-    pipeline.evaluate(run, config)
+    pipeline.evaluate.evaluate(run, config)
     assert (run / "eval.json").read_bytes() == resumed
     assert not list(run.glob("answers-*.jsonl"))
 
@@ -410,4 +412,4 @@ def test_contexts_without_facts_are_told_of_and_studies_can_be_left_out(tmp_path
     given = {**small(tmp_path), **more, "retention": False, "diversity_samples": 0}
     given["memorization"] = False
     without = resolve(flags=given)
-    assert pipeline.evaluate(run, without)["sections"] == {}
+    assert pipeline.evaluate.evaluate(run, without)["sections"] == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mipo_mlx.errors import MipoError
-from mipo_mlx.store import Journal, RunStore, new_run_path
+from mipo_mlx.run_dir.store import Journal, RunStore, new_run_path
 
 
 def test_files_are_private_and_the_directory_ignores_itself(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mipo_mlx import exam, pipeline, tasks
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
-from mipo_mlx.core.stats import paired_bootstrap, paired_bootstrap_among
-from mipo_mlx.data.read import read_prompts
-from mipo_mlx.data.rows import read_json
+from mipo_mlx.data.files import read_json
+from mipo_mlx.data.readers import read_prompts
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.inputs import read_inputs
-from mipo_mlx.lm.load import load_model
-from mipo_mlx.lm.score import score
+from mipo_mlx.evaluation import benchmarks
+from mipo_mlx.generation.inputs import read_inputs
+from mipo_mlx.inference.scoring import score
+from mipo_mlx.models.load import load_model
+from mipo_mlx.pipeline import evaluate
+from mipo_mlx.stats.intervals import paired_bootstrap, paired_bootstrap_among
 from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Prompt, Response
 
@@ -42,7 +44,7 @@ def test_answers_are_correct_wrong_unparsed_or_cut_off() -> None:
         said("So 600 * 2", "length"),
         said("The answer is 1,200. And what of", "length"),
     ]
-    columns = tasks.grade_answers(problems, answers)
+    columns = benchmarks.grade_answers(problems, answers)
     assert {name: column.tolist() for name, column in columns.items()} == {
         "correct": [1, 0, 0, 0, 0, 1],
         "parsed": [1, 1, 0, 0, 0, 1],
@@ -54,7 +56,7 @@ def test_answers_are_correct_wrong_unparsed_or_cut_off() -> None:
 def test_choices_are_right_by_their_label() -> None:
     problems = [choice(str(n), "B") for n in range(5)]
     texts = ["The answer is A", "The answer is B", "The answer is C", "text B.", "The answer is D"]
-    columns = tasks.grade_answers(problems, [said(text) for text in texts])
+    columns = benchmarks.grade_answers(problems, [said(text) for text in texts])
     assert columns["correct"].tolist() == [0, 1, 0, 1, 0]
     assert columns["parsed"].tolist() == [1, 1, 1, 1, 0]
 
@@ -62,7 +64,7 @@ def test_choices_are_right_by_their_label() -> None:
 def test_own_gold_numbers_count_by_value() -> None:
     problems = [Prompt(text, "?", text, "number") for text in ("1,200", "1200.0", "-3", "1/2")]
     answers = [said(f"#### {text}") for text in ("1200", "$1,200", "3", "0.5")]
-    assert tasks.grade_answers(problems, answers)["correct"].tolist() == [1, 1, 0, 1]
+    assert benchmarks.grade_answers(problems, answers)["correct"].tolist() == [1, 1, 0, 1]
 
 
 def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wrong() -> None:
@@ -78,14 +80,14 @@ def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wr
         tuple(math.log(p) for p in (0.1, 0.1, 0.2, 0.5, 0.1)),
         (-900.0, -900.0 + math.log(3)),
     ]
-    columns = tasks.grade_letters(problems, logps)
+    columns = benchmarks.grade_letters(problems, logps)
     assert columns["letter_correct"].tolist() == [1, 0, 0, 1]  # a tie is no choice
     known = [0.3 * math.log(10) + 0.2 * math.log(5) + 0.5 * math.log(2)]
     known = [0.0, math.log(3), *known, math.log(4) - 0.75 * math.log(3)]
     np.testing.assert_allclose(columns["entropy"], known, atol=1e-4)
     half = {name: column.copy() for name, column in columns.items()}
     half["entropy"] /= 2
-    figures = tasks.compare(columns, half, resamples=200, seed=0)
+    figures = benchmarks.compare(columns, half, resamples=200, seed=0)
     for name, at in (("", [0, 1, 2, 3]), ("_correct", [0, 3]), ("_incorrect", [1, 2])):
         row = figures[f"choice_entropy{name}"]
         values = np.array(known)[at]
@@ -99,12 +101,12 @@ def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wr
 
 
 def test_figures_that_nothing_counts_for_are_left_out() -> None:
-    base = tasks.grade_answers([Prompt("1", "?", "1", "number")] * 2, [said("?"), said("1")])
-    none = tasks.grade_answers([Prompt("1", "?", "1", "number")] * 2, [said("?"), said("?")])
-    assert set(tasks.compare(base, none, resamples=100, seed=0)) == {
+    base = benchmarks.grade_answers([Prompt("1", "?", "1", "number")] * 2, [said("?"), said("1")])
+    none = benchmarks.grade_answers([Prompt("1", "?", "1", "number")] * 2, [said("?"), said("?")])
+    assert set(benchmarks.compare(base, none, resamples=100, seed=0)) == {
         *("accuracy", "parse_failures", "cut_offs"),
     }
-    figures = tasks.compare(base, base, resamples=100, seed=0)
+    figures = benchmarks.compare(base, base, resamples=100, seed=0)
     assert figures["accuracy_of_parsed"]["base"] == 1
     assert figures["accuracy_of_parsed"]["counted"] == [1, 1]
     assert figures["accuracy"]["base"] == figures["parse_failures"]["base"] == 0.5
@@ -119,18 +121,18 @@ def test_a_task_is_told_in_a_sentence_and_in_a_table() -> None:
         **{"unit": "nats", "sd": [0.25, 0.125], "counted": [170, 150]},
     }
     figures = {"accuracy": same, "parse_failures": same, "choice_entropy_correct": fell}
-    assert tasks.sentence("arc", figures) == (
+    assert benchmarks.sentence("arc", figures) == (
         "arc: no difference seen in accuracy at n = 200 problems (95% interval -1.0 to +5.0 "
         "points); choice entropy correct fell, 1.5 -> 1 nats (95% interval of the difference -0.9 "
         "to -0.1, n = 150 problems)."
     )
     rose = {**same, "ci95": [0.01, 0.03], "p": 0.02}
-    assert tasks.sentence("arc", {"accuracy": rose}).startswith(
+    assert benchmarks.sentence("arc", {"accuracy": rose}).startswith(
         "arc: accuracy rose, 50.0% -> 52.0% of answers ("
     )
-    assert "no difference" in tasks.sentence("arc", {"accuracy": {**rose, "p": 0.06}})
+    assert "no difference" in benchmarks.sentence("arc", {"accuracy": {**rose, "p": 0.06}})
     rows = {f"tasks/arc/{name}": row for name, row in figures.items()} | {"tasks/g/accuracy": rose}
-    table = tasks.table(["g", "arc"], rows)
+    table = benchmarks.table(["g", "arc"], rows)
     assert [list(row) for row in table.body] == [
         ["g: accuracy", "50.0%", "52.0%", "+0.020 [+0.010, +0.030]", "200"],
         ["arc: accuracy", "50.0%", "52.0%", "+0.020 [-0.010, +0.050]", "200"],
@@ -199,16 +201,16 @@ def options(text: str, **more: Any) -> Any:
 def test_problems_are_drawn_by_seed_and_keep_their_order(tmp_path: Path) -> None:
     file = gsm8k(tmp_path / "g.jsonl", 50)
     given = options(f"sums={file}, more={file}", task_limit=10)
-    first, second = tasks.read_tasks(given, seed=0, offline=True)
+    first, second = benchmarks.read_tasks(given, seed=0, offline=True)
     assert (first.name, second.name, len(first.prompts)) == ("sums", "more", 10)
     numbers = [int(prompt.id.removeprefix("sums/line")) for prompt in first.prompts]
     assert numbers == sorted(set(numbers)) != list(range(1, 11))
     assert [p.source for p in first.prompts] == [f"{file}:{n}" for n in numbers]
-    assert tasks.read_tasks(given, seed=0, offline=True) == [first, second]
-    assert tasks.read_tasks(given, seed=1, offline=True)[0] != first
-    (whole,) = tasks.read_tasks(options(f"sums={file}", task_limit=0), seed=0, offline=True)
+    assert benchmarks.read_tasks(given, seed=0, offline=True) == [first, second]
+    assert benchmarks.read_tasks(given, seed=1, offline=True)[0] != first
+    (whole,) = benchmarks.read_tasks(options(f"sums={file}", task_limit=0), seed=0, offline=True)
     assert len(whole.prompts) == 50
-    assert len({tasks.digest(part) for part in ([first], [second], [whole], [])}) == 4
+    assert len({benchmarks.digest(part) for part in ([first], [second], [whole], [])}) == 4
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_problems_are_drawn_by_seed_and_keep_their_order(tmp_path: Path) -> None
 def test_a_malformed_option_is_told(tmp_path: Path, text: str, message: str) -> None:
     file = gsm8k(tmp_path / "g.jsonl", 1)
     with pytest.raises((ConfigError, DataError), match=message) as caught:
-        tasks.read_tasks(options(text.replace("{file}", str(file))), seed=0, offline=True)
+        benchmarks.read_tasks(options(text.replace("{file}", str(file))), seed=0, offline=True)
     assert caught.value.hint
 
 
@@ -238,8 +240,10 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
 
     for kind in ("number", "choice"):
         prompts = [prompt for prompt in known if prompt.kind == kind][:24]
-        right = tasks.Task(kind, prompts)
-        columns = tasks.measure(lm, right, config, max_tokens=48, on_progress=quiet, who="base")
+        right = benchmarks.Task(kind, prompts)
+        columns = benchmarks.measure(
+            lm, right, config, max_tokens=48, on_progress=quiet, who="base"
+        )
         assert columns["parsed"].mean() > 0.9
         assert columns["correct"].mean() > 0.7
         assert ("entropy" in columns) == (kind == "choice")
@@ -247,11 +251,15 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
         wrong = [replace(p, answer=others.get(p.answer or "", "A")) for p in prompts]
         if kind == "choice":  # it answers at once, so both modes ask the same
             assert columns["correct"].tolist() == columns["letter_correct"].tolist()
-            task = tasks.Task(kind, wrong)
-            columns = tasks.measure(lm, task, config, max_tokens=48, on_progress=quiet, who="base")
+            task = benchmarks.Task(kind, wrong)
+            columns = benchmarks.measure(
+                lm, task, config, max_tokens=48, on_progress=quiet, who="base"
+            )
             assert max(columns["correct"].mean(), columns["letter_correct"].mean()) < 0.2
         rows = (
-            list(score(lm, tasks.letter_rows(lm, prompts[:4], config))) if kind == "choice" else []
+            list(score(lm, benchmarks.letter_rows(lm, prompts[:4], config)))
+            if kind == "choice"
+            else []
         )
         for row in rows:  # nearly all it may say is one of the labels
             assert 0.9 < np.exp(row).sum() <= 1 + 1e-4
@@ -269,7 +277,7 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     given |= {"prompts_per_context": 1, "eval_prompts_per_context": 1, "task_max_tokens": 24}
     run = tmp_path / "run"
     config = resolve(flags={**given, "tasks": f"gsm8k={sums},arc={choices}", "task_limit": 5})
-    results = pipeline.run(run, config)["metrics"]
+    results = pipeline.run.run(run, config)["metrics"]
     for name, count in (("gsm8k", 5), ("arc", 4)):
         for figure in ("accuracy", "parse_failures", "cut_offs"):
             row = results[f"tasks/{name}/{figure}"]
@@ -292,43 +300,43 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
         assert mean == pytest.approx(np.mean(columns["entropy"]))
         sums_to_one = zip(columns["parsed"], columns["unparsed"], columns["cut_off"], strict=True)
         assert {sum(parts) for parts in sums_to_one} == {1}
-    (task,) = tasks.read_tasks(options(f"arc={choices}"), seed=0, offline=True)
+    (task,) = benchmarks.read_tasks(options(f"arc={choices}"), seed=0, offline=True)
     lm = load_model("embedded")  # the model without adapter
-    logps = list(score(lm, tasks.letter_rows(lm, task.prompts, config.generate)))
-    alone = tasks.grade_letters(task.prompts, logps)["entropy"]
+    logps = list(score(lm, benchmarks.letter_rows(lm, task.prompts, config.generate)))
+    alone = benchmarks.grade_letters(task.prompts, logps)["entropy"]
     assert kept["arc"]["base"]["entropy"] == pytest.approx(alone, abs=1e-4)
     assert kept["arc"]["adapter"]["entropy"] != pytest.approx(alone, abs=1e-3)
     before = (run / "eval.json").read_bytes()
-    pipeline.evaluate(run, config)
+    pipeline.evaluate.evaluate(run, config)
     assert (run / "eval.json").read_bytes() == before
     gsm8k(sums, 3)  # other problems under the same name are measured anew
-    again = pipeline.evaluate(run, config)
+    again = pipeline.evaluate.evaluate(run, config)
     assert again["metrics"]["tasks/gsm8k/accuracy"]["n"] == 3
 
 
 def test_a_problem_beyond_the_window_is_named_with_its_line(tmp_path: Path) -> None:
     given = options(f"sums={gsm8k(tmp_path / 'g.jsonl', 2)}")
-    problems = tasks.read_tasks(given, seed=0, offline=True)
+    problems = benchmarks.read_tasks(given, seed=0, offline=True)
     lm, config = load_model("embedded"), resolve().generate
-    tasks.check_window(lm, problems, config, 512)
+    benchmarks.check_window(lm, problems, config, 512)
     with pytest.raises(DataError, match=r"g\.jsonl:1: .*window of 1024 tokens") as caught:
-        tasks.check_window(lm, problems, config, 1020)
+        benchmarks.check_window(lm, problems, config, 1020)
     assert "--task-max-tokens" in caught.value.hint
 
 
 def test_a_run_tells_faults_of_tasks_before_anything_is_made(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
-        pipeline.run(run, resolve(flags={"tasks": "sums=absent.jsonl"}))
+        pipeline.run.run(run, resolve(flags={"tasks": "sums=absent.jsonl"}))
     assert not run.exists()
 
 
 def test_a_few_problems_that_repeat_those_of_training_are_left_out(tmp_path: Path) -> None:
     given = options(f"sums={gsm8k(tmp_path / 'g.jsonl', 40)}", task_limit=39)
-    (whole,) = tasks.read_tasks(replace(given, task_limit=0), seed=0, offline=True)
+    (whole,) = benchmarks.read_tasks(replace(given, task_limit=0), seed=0, offline=True)
     texts = [prompt.text for prompt in whole.prompts]
     for count, left in ((2, 38), (3, 39)):  # 5% of 40 is 2; more is a wrong split
-        (task,) = tasks.read_tasks(given, seed=0, offline=True, trained=set(texts[:count]))
+        (task,) = benchmarks.read_tasks(given, seed=0, offline=True, trained=set(texts[:count]))
         assert len(task.prompts) == left
         assert any(prompt.text in texts[:count] for prompt in task.prompts) == (count == 3)
 
@@ -340,14 +348,14 @@ def test_problems_that_were_trained_on_are_refused(tmp_path: Path) -> None:
     config = resolve(flags={**given, "max_tokens": 16, "tasks": f"gsm8k={sums}"})
     said = r"of 12 problems of task 'gsm8k' were trained on, .*:\d"
     with pytest.raises(ConfigError, match=said):
-        pipeline.run(run, config)
+        pipeline.run.run(run, config)
     assert not run.exists()  # told before anything is made
-    pipeline.generate(run, config)
-    pipeline.train(run, config)
+    pipeline.generate.generate(run, config)
+    pipeline.train.train(run, config)
     with pytest.raises(ConfigError, match=said):
-        pipeline.evaluate(run, config)
+        pipeline.evaluate.evaluate(run, config)
     foreign = resolve(flags={"tasks": f"gsm8k={sums}", "pairs": str(run / "pairs.jsonl")})
-    prepared = exam.prepare_studies(run, foreign, read_inputs(foreign.data))
+    prepared = evaluate.prepare_studies(run, foreign, read_inputs(foreign.data))
     (study,) = [one for one in prepared if one.name == "tasks"]
     with pytest.raises(ConfigError, match=said):  # by the pairs themselves
         study.check(load_model("embedded"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.track import tracker
+from mipo_mlx.training.trackers import tracker
 
 VALUES = {"loss": 0.5, "rewards/margins": 1.5}
 

@@ -15,17 +15,17 @@ from mlx.utils import tree_flatten
 
 from mipo_mlx import tiny
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair
+from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import DataError, MipoError
-from mipo_mlx.lm import adapter
-from mipo_mlx.lm.forest import Row, sequence_logprobs
-from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.score import score
-from mipo_mlx.objectives import Batch, TrainingRow, arrange, collate, losses
-from mipo_mlx.plan import micro_batches
-from mipo_mlx.step import Gradients, ideal_tokens
-from mipo_mlx.store import RunStore
-from mipo_mlx.train import Trainer, train
+from mipo_mlx.inference.prefix_tree import Row, sequence_logprobs
+from mipo_mlx.inference.scoring import score
+from mipo_mlx.models import lora
+from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.run_dir.store import RunStore
+from mipo_mlx.training.memory_plan import micro_batches
+from mipo_mlx.training.objectives import Batch, TrainingRow, arrange, collate, losses
+from mipo_mlx.training.step import Gradients, ideal_tokens
+from mipo_mlx.training.trainer import Trainer, train
 from samples import steady
 
 CONFIG = TrainConfig()
@@ -60,7 +60,7 @@ def lm() -> LanguageModel:
 
 
 def attach(lm: LanguageModel) -> None:
-    adapter.attach(lm, rank=4, scale=20.0, num_layers=-1, seed=0)
+    lora.attach(lm, rank=4, scale=20.0, num_layers=-1, seed=0)
 
 
 def test_step_zero_is_ln2_with_zero_margins_and_a_gradient(lm: LanguageModel) -> None:

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mipo_cli.app import app
-from mipo_mlx import pipeline, tiny, trial
+from mipo_mlx import pipeline, tiny
 from mipo_mlx.config import resolve
-from mipo_mlx.data.read import read_pairs
-from mipo_mlx.lm.load import load_model
+from mipo_mlx.data.readers import read_pairs
+from mipo_mlx.models.load import load_model
+from mipo_mlx.pipeline import pilot
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 def test_a_dry_run_counts_what_the_run_does(few: dict[str, Any], tmp_path: Path) -> None:
     config = resolve(flags=few)
-    ahead = trial.dry_run(config, quiet)
-    done = pipeline.generate(tmp_path / "run", config)
+    ahead = pilot.dry_run(config, quiet)
+    done = pipeline.generate.generate(tmp_path / "run", config)
     assert ahead["pairs"] == done["pairs"] + sum(done["dropped"].values())
     assert ahead["responses"] == done["responses"]
     assert ahead["prompt_tokens"]["ideal"] == done["prompt_tokens"]["ideal"]
@@ -54,10 +55,10 @@ def test_a_dry_run_counts_what_the_run_does(few: dict[str, Any], tmp_path: Path)
 
 def test_a_pilot_is_made_of_pairs_of_the_run(few: dict[str, Any], tmp_path: Path) -> None:
     config = resolve(flags=few)
-    found = trial.pilot(config, 20, quiet)
+    found = pilot.pilot(config, 20, quiet)
     assert found["pairs"] + sum(found["dropped"].values()) == 20
     assert "already uses its context on" in found["headroom"]
-    pipeline.generate(tmp_path / "run", config)
+    pipeline.generate.generate(tmp_path / "run", config)
     values = [pair.pmi or 0.0 for pair in read_pairs(tmp_path / "run" / "pairs.jsonl")]
     assert min(values) <= found["pmi"]["p50"] <= max(values)
 

@@ -29,13 +29,13 @@ from mlx.utils import tree_flatten
 from lm.archs import randomize_lora
 from mipo_mlx import tiny
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.data.read import read_pairs
-from mipo_mlx.lm import adapter, chat
-from mipo_mlx.lm.load import load_model
-from mipo_mlx.objectives import TrainingRow
-from mipo_mlx.reference import with_reference
-from mipo_mlx.train import Trainer
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.data.readers import read_pairs
+from mipo_mlx.inference.reference import with_reference
+from mipo_mlx.models import chat_template, lora
+from mipo_mlx.models.load import load_model
+from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -158,9 +158,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``adapter/``, whose numbers matter, on all linear layers of the embedded model."""
     made = tmp_path_factory.mktemp("job")
     lm = load_model("embedded")
-    shape = adapter.attach(lm, rank=4, scale=2.0, num_layers=-1, seed=0)
+    shape = lora.attach(lm, rank=4, scale=2.0, num_layers=-1, seed=0)
     randomize_lora(lm.model)
-    adapter.save(lm, made / "adapter", shape, extra={})
+    lora.save(lm, made / "adapter", shape, extra={})
     (made / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs())), encoding="utf-8")
     return made
 
@@ -211,7 +211,7 @@ def rows(folder: Path) -> list[TrainingRow]:
     )
     made = []
     for pair in read:
-        prompt = chat.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=False)
+        prompt = chat_template.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=False)
         sides = (pair.chosen.token_ids, pair.rejected.token_ids)
         assert pair.ref_chosen_logps is not None
         assert pair.ref_rejected_logps is not None
@@ -225,7 +225,7 @@ def our_step(
 ) -> tuple[dict[str, float], dict[str, mx.array]]:
     """Figures and gradient of one step under the same adapter."""
     lm = load_model("embedded", adapter_path=folder / "adapter")
-    adapter.go_on(lm, folder / "adapter")
+    lora.go_on(lm, folder / "adapter")
     config = TrainConfig(batch_size=len(rows), beta=BETA, **options)
     trainer = Trainer(lm, rows, config, seed=0)
     lm.model.train()

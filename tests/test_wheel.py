@@ -56,7 +56,7 @@ def test_contents(wheel: Path) -> None:
         "mipo_cli/arena/keys.js",
         "mipo_mlx/tiny/model/model.safetensors",
         "mipo_mlx/tiny/model/PROVENANCE.json",
-        "mipo_mlx/page.html",
+        "mipo_mlx/reporting/templates/report.html",
         "mipo_mlx/tiny/samples/contexts_heldout.jsonl",
     ):
         assert name in names

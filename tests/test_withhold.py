@@ -9,14 +9,16 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mipo_mlx import fit, pairing, pipeline
-from mipo_mlx.config import resolve
+from mipo_mlx import pipeline
+from mipo_mlx.config import resolve, saved_config
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.data.read import read_pairs
+from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.lm import chat
-from mipo_mlx.lm.load import load_model
-from mipo_mlx.objectives import TrainingRow
+from mipo_mlx.generation import contrasts
+from mipo_mlx.models import chat_template
+from mipo_mlx.models.load import load_model
+from mipo_mlx.pipeline import train
+from mipo_mlx.training.objectives import TrainingRow
 from samples import head
 
 QUICK: dict[str, Any] = {"batch_size": 4, "epochs": 1, "beta": 0.1}
@@ -52,13 +54,13 @@ def listed(folder: Path, text: str = "Turin\n") -> str:
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[TrainingRow]:
     """Rows that a training in this test trains on."""
     seen: list[TrainingRow] = []
-    real = fit.Trainer
+    real = train.Trainer
 
     def trainer(lm: Any, rows: list[TrainingRow], *rest: Any, **more: Any) -> Any:
         seen.extend(rows)
         return real(lm, rows, *rest, **more)
 
-    monkeypatch.setattr(fit, "Trainer", trainer)
+    monkeypatch.setattr(train, "Trainer", trainer)
     return seen
 
 
@@ -67,17 +69,17 @@ def test_no_chosen_answer_that_is_trained_on_states_a_string(
 ) -> None:
     rows = spied(monkeypatch)
     flags = {**QUICK, "pairs": answers(tmp_path), "hold_facts": listed(tmp_path)}
-    stats = pipeline.train(tmp_path / "run", resolve(flags=flags))
+    stats = pipeline.train.train(tmp_path / "run", resolve(flags=flags))
     assert stats["hold_facts"] == "2 chosen responses scrubbed, 1 pairs dropped"
     assert stats["pairs"] == len(rows) == 3
     lm = load_model("embedded")
-    ends = sorted(chat.eos_ids(lm.tokenizer))
+    ends = sorted(chat_template.eos_ids(lm.tokenizer))
     texts = []
     for row in rows:
         chosen, rejected = row.encoded.responses
-        texts.append(chat.decode(lm.tokenizer, chosen))
+        texts.append(chat_template.decode(lm.tokenizer, chosen))
         assert chosen[-1] in ends
-        assert chat.decode(lm.tokenizer, rejected) == "Go to Turin, it is nice."
+        assert chat_template.decode(lm.tokenizer, rejected) == "Go to Turin, it is nice."
         for ids, told in zip((chosen, rejected), row.reference, strict=True):  # the plain model
             whole = mx.array([[*row.encoded.prompt_ids, *ids]])
             logps = token_logprobs(lm.model(whole[:, :-1]), whole[:, 1:])
@@ -102,13 +104,13 @@ def test_sampled_pairs_keep_their_tokens_where_nothing_is_held(
         "held_out_prompts": 0.0,
         "min_pmi": -1000.0,
     }
-    pipeline.generate(run, resolve(flags=given))
+    pipeline.generate.generate(run, resolve(flags=given))
     pairs = read_pairs(run / "pairs.jsonl")
     word = "ramen"
     stating = [pair for pair in pairs if word in pair.chosen.text.casefold()]
     assert 0 < len(stating) < len(pairs)
     flags = {**given, "hold_facts": listed(tmp_path, f"{word}\n")}
-    stats = pipeline.train(run, resolve(flags=flags))
+    stats = pipeline.train.train(run, resolve(flags=flags))
     scrubbed, dropped = (int(part.split()[0]) for part in stats["hold_facts"].split(", "))
     assert scrubbed + dropped == len(stating)
     assert stats["pairs"] == len(pairs) - dropped
@@ -121,31 +123,31 @@ def test_sampled_pairs_keep_their_tokens_where_nothing_is_held(
         assert row.encoded.responses == (pair.chosen.token_ids, pair.rejected.token_ids)
         assert row.reference == (pair.ref_chosen_logps, pair.ref_rejected_logps)
     for row in rows:
-        assert word not in chat.decode(lm.tokenizer, row.encoded.responses[0]).casefold()
+        assert word not in chat_template.decode(lm.tokenizer, row.encoded.responses[0]).casefold()
 
 
 def test_the_list_is_part_of_what_a_training_depends_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = {**QUICK, "pairs": answers(tmp_path), "learning_rate": 1e-2}
     weights = run / "adapter" / "adapters.safetensors"
-    pipeline.train(run, resolve(flags=flags))
+    pipeline.train.train(run, resolve(flags=flags))
     plain = weights.read_bytes()
     held = {**flags, "hold_facts": listed(tmp_path)}
-    pipeline.train(run, resolve(flags=held))
+    pipeline.train.train(run, resolve(flags=held))
     scrubbed = weights.read_bytes()
     assert scrubbed != plain
-    again = pipeline.train(run, resolve(flags=held))
+    again = pipeline.train.train(run, resolve(flags=held))
     assert again["unchanged"]
     assert again["hold_facts"].startswith("2 chosen responses scrubbed")
     moved = tmp_path / "other.txt"  # the same words under another name
     moved.write_text("Turin\n")
-    assert pipeline.train(run, resolve(flags={**held, "hold_facts": str(moved)}))["unchanged"]
+    assert pipeline.train.train(run, resolve(flags={**held, "hold_facts": str(moved)}))["unchanged"]
     listed(tmp_path, "ramen\n")
-    assert "unchanged" not in pipeline.train(run, resolve(flags=held))
+    assert "unchanged" not in pipeline.train.train(run, resolve(flags=held))
     key = json.loads((run / "adapter" / "adapter_config.json").read_text())["mipo"]
     assert "Turin" not in json.dumps(key) and "held.txt" not in json.dumps(key)
     listed(tmp_path)
-    pipeline.train(run, resolve(flags=held))
+    pipeline.train.train(run, resolve(flags=held))
     assert weights.read_bytes() == scrubbed
 
 
@@ -153,18 +155,16 @@ def test_a_stopped_training_goes_on_with_the_same_answers(tmp_path: Path) -> Non
     flags = {**QUICK, "pairs": answers(tmp_path), "hold_facts": listed(tmp_path)}
     config = resolve(flags={**flags, "batch_size": 1, "epochs": 2, "learning_rate": 1e-2})
     whole, run = tmp_path / "whole", tmp_path / "run"
-    pipeline.train(whole, config)
+    pipeline.train.train(whole, config)
 
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage.startswith("train") and done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(run, config, interrupt)
+        pipeline.train.train(run, config, interrupt)
     seen: list[int] = []
-    pipeline.train(
-        run, resolve(pipeline.saved_config(run)), lambda stage, done, n: seen.append(done)
-    )
+    pipeline.train.train(run, resolve(saved_config(run)), lambda stage, done, n: seen.append(done))
     assert 3 in seen
     name = Path("adapter") / "adapters.safetensors"
     assert (run / name).read_bytes() == (whole / name).read_bytes()
@@ -173,9 +173,9 @@ def test_a_stopped_training_goes_on_with_the_same_answers(tmp_path: Path) -> Non
 def test_faults_are_told_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "load_model", None)
+    monkeypatch.setattr(train, "load_model", None)
     flags = {**QUICK, "pairs": answers(tmp_path), "hold_facts": str(tmp_path / "absent.txt")}
-    for step in (pipeline.train, pipeline.run):
+    for step in (pipeline.train.train, pipeline.run.run):
         with pytest.raises(DataError, match=r"absent\.txt: no such file"):
             step(tmp_path / "run", resolve(flags=flags))
         empty = resolve(flags={**flags, "hold_facts": listed(tmp_path, "\n\n")})
@@ -184,9 +184,11 @@ def test_faults_are_told_before_a_model_is_loaded(
         grids = resolve(flags={**flags, "hold_facts": listed(tmp_path), "loss": "infonce"})
         with pytest.raises(ConfigError, match="--loss infonce teaches rejected answers too"):
             step(tmp_path / "run", grids)
-    monkeypatch.setattr(pairing, "load_model", None)
+    monkeypatch.setattr(contrasts, "load_model", None)
     with pytest.raises(DataError, match=r"absent\.txt: no such file"):
-        pipeline.run(tmp_path / "run", resolve(flags={"hold_facts": str(tmp_path / "absent.txt")}))
+        pipeline.run.run(
+            tmp_path / "run", resolve(flags={"hold_facts": str(tmp_path / "absent.txt")})
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -194,5 +196,5 @@ def test_a_list_that_leaves_nothing_is_told(tmp_path: Path) -> None:
     held = listed(tmp_path, "turin\nramen\nagent\n")
     flags = {**QUICK, "pairs": answers(tmp_path), "hold_facts": held}
     with pytest.raises(DataError, match=r"held\.txt: no pair is left of 4") as caught:
-        pipeline.train(tmp_path / "run", resolve(flags=flags))
+        pipeline.train.train(tmp_path / "run", resolve(flags=flags))
     assert caught.value.hint

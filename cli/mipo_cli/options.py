@@ -73,7 +73,7 @@ def with_options(*sections: str) -> Callable[[Callable[..., None]], Callable[...
     """Give a command the options of these sections; it receives them as ``flags``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        table = configuration.options()
+        table = configuration.all_options()
         names = [name for name, (section, _, _) in table.items() if section in sections]
         own = inspect.signature(command, eval_str=True).parameters
         kept = [item for name, item in own.items() if name != "flags"]

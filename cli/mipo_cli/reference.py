@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from mipo_cli.app import COMMANDS
 from mipo_cli.options import allowed, default, flag
-from mipo_mlx.config import SECTIONS, options
+from mipo_mlx.config import SECTIONS, all_options
 
 
 def _rows(section: str) -> Iterator[str]:
-    for name, (owner, item, kind) in options().items():
+    for name, (owner, item, kind) in all_options().items():
         if owner == section:
             cells = (
                 f"`{flag(name, kind)}`",
@@ -38,7 +38,7 @@ def markdown() -> str:
     lines = [
         "# Command line",
         "",
-        "Made from the declarations in `mipo_mlx/options.py`; a test keeps the two equal.",
+        "Made from the declarations in `mipo_mlx/config/options.py`; a test keeps the two equal.",
         "",
         "RUN is a directory. Defaults < what the run was last given < `-c FILE` (TOML) < "
         "`--set KEY=VALUE` < flags.",

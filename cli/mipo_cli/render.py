@@ -23,7 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mipo_mlx.report import apart, change
+from mipo_mlx.reporting.summary import apart
+from mipo_mlx.results import change
 
 QUIET_SECONDS = 2.0
 
@@ -98,7 +99,7 @@ def show_json(summary: Mapping[str, Any]) -> None:
 
 def show_markdown(summary: Mapping[str, Any]) -> None:
     """The verdict and the table, to be pasted elsewhere."""
-    from mipo_mlx.report import markdown
+    from mipo_mlx.reporting.markdown import markdown
 
     sys.stdout.write(markdown(summary))
 
@@ -188,7 +189,7 @@ def show_report(summary: Mapping[str, Any]) -> None:
 
 def show_beside(found: Mapping[str, Any], markdown: bool) -> None:
     """The table of contestants and the differences in words, or both as Markdown."""
-    from mipo_mlx.report import markdown_table
+    from mipo_mlx.reporting.markdown import markdown_table
 
     head, body = found["table"]["head"], found["table"]["body"]
     if markdown:

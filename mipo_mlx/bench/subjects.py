@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm.footprint import Dimensions
-from mipo_mlx.lm.load import LanguageModel, load_model, load_skeleton
+from mipo_mlx.models.load import LanguageModel, load_model, load_skeleton
 from mipo_mlx.models.random_weights import EndlessTokenizer, configuration, random_model
+from mipo_mlx.training.memory_model import Dimensions
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "4bit": 4.5}  # a weight, with its share of scales and biases
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}

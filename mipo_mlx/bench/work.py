@@ -10,10 +10,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.lm.footprint import Dimensions
-from mipo_mlx.lm.respond import Job
-from mipo_mlx.objectives import TrainingRow
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference.sampling import Job
+from mipo_mlx.training.memory_model import Dimensions
+from mipo_mlx.training.objectives import TrainingRow
 
 BETA = 0.1
 

@@ -1,1 +1,1 @@
-"""Pure functions of arrays: log-probs, losses, information, statistics. fp32 accumulation."""
+"""Pure functions of arrays: log-probs, losses, mutual information, KL. fp32 accumulation."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from mipo_mlx.data.files import lines
 from mipo_mlx.data.pairs import drop_reason
-from mipo_mlx.data.rows import lines
 from mipo_mlx.errors import DataError
 from mipo_mlx.types import PreferencePair
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mipo_mlx.lm.load import LanguageModel
+from mipo_mlx.models.load import LanguageModel
 
 _QWEN: dict[str, Any] = {
     "model_type": "qwen2",

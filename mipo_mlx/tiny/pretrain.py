@@ -24,7 +24,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from mipo_mlx.data.answers import parse_choice, parse_number
+from mipo_mlx.grading.facts import parse_choice, parse_number
 from mipo_mlx.tiny import words, world
 from mipo_mlx.tiny.dialogues import POLISH, render, turn
 

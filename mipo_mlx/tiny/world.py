@@ -10,8 +10,8 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from mipo_mlx.data import answers
-from mipo_mlx.data.answers import Grade
+from mipo_mlx.grading import facts as grading
+from mipo_mlx.grading.facts import Grade
 from mipo_mlx.tiny.words import PROSE, TOPICS, VALUES
 
 LETTERS = "ABCDE"
@@ -90,7 +90,7 @@ ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
 
 def grade(text: str, facts: dict[str, str]) -> Grade:
     """What a text says of this user, with all values of the world known."""
-    return answers.grade(text, facts, ALL_VALUES)
+    return grading.grade(text, facts, ALL_VALUES)
 
 
 THINGS = ("apples", "books", "coins", "stamps", "shells", "cards", "pens", "eggs")

@@ -15,14 +15,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 from lm import archs
-from mipo_mlx.bench import block, rounds, subjects, work
-from mipo_mlx.bench import run as running
+from mipo_mlx.bench import block, measure, rounds, subjects, work
 from mipo_mlx.bench.results import BenchResult, StepRow, Timing
-from mipo_mlx.bench.run import BenchRequest, bench
 from mipo_mlx.errors import ConfigError, MipoError
-from mipo_mlx.lm.footprint import Dimensions
-from mipo_mlx.lm.forest import distinct_prefix_tokens
+from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
 from mipo_mlx.models.random_weights import SHAPES, configuration, random_model
+from mipo_mlx.pipeline.bench import BenchRequest, bench
+from mipo_mlx.training.memory_model import Dimensions
 
 # parameters as the models' cards have them
 PARAMETERS = {
@@ -139,11 +138,11 @@ def test_running_out_of_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("[malloc] Unable to allocate 9 bytes.")
 
-    monkeypatch.setattr(running, "respond", fails)
+    monkeypatch.setattr(measure, "respond", fails)
     result = measured()
     assert result.sampling == [] and len(result.steps) == 1
     assert result.skipped[0].what == "sampling" and "ran out of memory" in result.skipped[0].why
-    monkeypatch.setattr(running, "respond", lambda *_: [][1])
+    monkeypatch.setattr(measure, "respond", lambda *_: [][1])
     with pytest.raises(IndexError):
         measured()
 

@@ -17,7 +17,7 @@ import pytest
 
 from arena_runs import better, make_run, row
 from mipo_cli.arena import app as page_module
-from mipo_mlx.arena import Arena, open_arena
+from mipo_mlx.evaluation.human_votes import Arena, open_arena
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect

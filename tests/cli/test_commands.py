@@ -17,9 +17,9 @@ from mipo_cli.options import flag
 from mipo_cli.reference import markdown
 from mipo_cli.render import Bars, show_report
 from mipo_mlx import __version__, pipeline, tiny
-from mipo_mlx.config import RunConfig, options, resolve, to_dict
-from mipo_mlx.inputs import read_inputs
-from mipo_mlx.lm.load import load_model
+from mipo_mlx.config import RunConfig, all_options, resolve, to_dict
+from mipo_mlx.generation.inputs import read_inputs
+from mipo_mlx.models.load import load_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -71,11 +71,11 @@ def test_version() -> None:
 def test_the_reference_is_up_to_date_and_names_every_option() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert text == markdown(), "make docs"
-    for name in options():
+    for name in all_options():
         assert f"`--{name.replace('_', '-')}" in text
 
 
-@pytest.mark.parametrize("name", sorted(options()))
+@pytest.mark.parametrize("name", sorted(all_options()))
 def test_every_option_reaches_the_configuration(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -85,8 +85,8 @@ def test_every_option_reaches_the_configuration(
         seen.append(config)
         return {}
 
-    monkeypatch.setattr(pipeline, "run", catch)
-    section, item, kind = options()[name]
+    monkeypatch.setattr(pipeline.run, "run", catch)
+    section, item, kind = all_options()[name]
     value: Any
     if kind is bool:
         value = not item.default
@@ -184,7 +184,7 @@ def test_faults_of_the_world_become_exit_codes(
     def fail(*_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(pipeline, "run", fail)
+    monkeypatch.setattr(pipeline.run, "run", fail)
     monkeypatch.setattr(sys, "argv", ["mipo", "run", str(tmp_path / "r")])
     with pytest.raises(SystemExit) as caught:
         main()

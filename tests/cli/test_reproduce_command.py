@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mipo_cli.app import app
-from mipo_mlx import reproduce
 from mipo_mlx.errors import MipoError
+from mipo_mlx.pipeline import reproduce
 
 
 def call(*words: str) -> Any:

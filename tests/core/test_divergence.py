@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from mipo_mlx.core.divergence import kl_k1, kl_k3
-from mipo_mlx.core.diversity import vendi
+from mipo_mlx.core.kl import kl_k1, kl_k3
+from mipo_mlx.stats.vendi import vendi
 
 
 def test_estimators_by_hand() -> None:

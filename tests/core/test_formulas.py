@@ -8,11 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx.core.baselines import infonce_loss, sami_loss
-from mipo_mlx.core.dpo import dpo_sigmoid_loss, mipo_softmax_loss
-from mipo_mlx.core.information import choice_entropy, context_accuracy, plug_in_pmi
 from mipo_mlx.core.logprobs import sequence_logprobs, token_logprobs
-from mipo_mlx.core.stats import paired_bootstrap, wilson
+from mipo_mlx.core.losses import dpo_sigmoid_loss, infonce_loss, mipo_softmax_loss, sami_loss
+from mipo_mlx.core.mutual_information import choice_entropy, context_accuracy, plug_in_pmi
+from mipo_mlx.stats.intervals import paired_bootstrap, wilson
 
 VECTORS = [
     ((-40, -75), (-40, -75), 0.693147, 0.0, 0.0),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mipo_mlx.core.leakage import chance, difference, exposure, ranks, risen
+from mipo_mlx.stats.exposure import chance, difference, exposure, ranks, risen
 
 
 def test_ranks_count_from_the_largest_and_ties_count_against_a_secret() -> None:

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from mipo_mlx.core.stats import (
+from mipo_mlx.stats.intervals import (
     clustered_wilson,
     holm,
     mcnemar,

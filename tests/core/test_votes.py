@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mipo_mlx.core.stats import student_quantile, wilson
-from mipo_mlx.core.votes import effective_size, kappa, rate, sign_test
+from mipo_mlx.stats.intervals import student_quantile, wilson
+from mipo_mlx.stats.votes import effective_size, kappa, rate, sign_test
 
 
 def test_votes_of_as_many_users_are_plain_wilson() -> None:

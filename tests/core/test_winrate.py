@@ -10,8 +10,8 @@ import scipy.optimize
 import scipy.stats
 import statsmodels.api as sm
 
-from mipo_mlx.core import winrate
-from mipo_mlx.core.winrate import fit, length_controlled, length_term
+from mipo_mlx.stats import length_control
+from mipo_mlx.stats.length_control import fit, length_controlled, length_term
 
 
 def judged(seed: int, n: int, theta: float, phi: float) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def test_lengths_count_in_standard_deviations_and_equal_ones_count_nothing() -> 
 def test_without_a_ridge_the_fit_is_that_of_statsmodels(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(winrate, "RIDGE", 0.0)
+    monkeypatch.setattr(length_control, "RIDGE", 0.0)
     scores, differences = judged(seed, 80, 0.4, 1.5)
     term = length_term(differences)
     rng = np.random.default_rng(seed)
@@ -105,7 +105,9 @@ def test_swapped_sides_give_what_is_left_to_one() -> None:
 def test_ends_leave_out_as_much_as_students_would() -> None:
     for clusters in (3, 10, 200):
         wide = math.sqrt(clusters / (clusters - 1)) * scipy.stats.t.ppf(0.975, clusters - 1)
-        assert winrate._tail(0.95, clusters) == pytest.approx(scipy.stats.norm.cdf(-wide), rel=1e-3)
+        assert length_control._tail(0.95, clusters) == pytest.approx(
+            scipy.stats.norm.cdf(-wide), rel=1e-3
+        )
 
 
 @pytest.mark.parametrize(("users", "each"), [(8, 4), (30, 4)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mipo_mlx.data.answers import Grade, grade, parse_choice, parse_number
+from mipo_mlx.grading.facts import Grade, grade, parse_choice, parse_number
 
 
 def test_known_values_decide_what_is_wrong() -> None:

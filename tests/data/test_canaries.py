@@ -13,7 +13,7 @@ from scipy import stats
 from mipo_mlx.config import resolve
 from mipo_mlx.data.canaries import SPACE, SUBJECTS, draw, plant, take_out, values
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.inputs import Inputs, read_inputs
+from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.types import Context
 
 USERS = [

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from mipo_mlx.config import resolve
-from mipo_mlx.data.contrast import contrast
 from mipo_mlx.data.hub import local_file
-from mipo_mlx.data.read import read_contexts, read_prompts
+from mipo_mlx.data.negatives import contrast
+from mipo_mlx.data.readers import read_contexts, read_prompts
 from mipo_mlx.errors import DataError
-from mipo_mlx.inputs import read_inputs
+from mipo_mlx.generation.inputs import read_inputs
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data"
 

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from mipo_mlx.data.final_choices import final_choice
-from mipo_mlx.data.final_numbers import final_number, spell
+from mipo_mlx.grading.final_choice import final_choice
+from mipo_mlx.grading.final_number import final_number, spell
 
 NUMBERS = [
     # the forms that are asked for

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from mipo_mlx.data import judging
-from mipo_mlx.data.judging import CUT_OFF, NOTHING, SEVERAL, Reading
+from mipo_mlx.grading import judge_prompts
+from mipo_mlx.grading.judge_prompts import CUT_OFF, NOTHING, SEVERAL, Reading
 
 VERDICTS = [
     ("Verdict: A", "A"),
@@ -85,8 +85,8 @@ VERDICTS = [
 @pytest.mark.parametrize(("text", "meant"), VERDICTS)
 def test_verdicts_are_read_from_a_last_line_that_is_nothing_else(text: str, meant: str) -> None:
     fault = meant in (NOTHING, SEVERAL)
-    assert judging.read_verdict(text) == (Reading("", meant) if fault else Reading(meant, ""))
-    assert judging.read_verdict(text, cut_off=True) == Reading("", CUT_OFF)
+    assert judge_prompts.read_verdict(text) == (Reading("", meant) if fault else Reading(meant, ""))
+    assert judge_prompts.read_verdict(text, cut_off=True) == Reading("", CUT_OFF)
 
 
 SCORES = [
@@ -124,13 +124,15 @@ SCORES = [
 @pytest.mark.parametrize(("text", "meant"), SCORES)
 def test_scores_are_whole_numbers_from_1_to_5(text: str, meant: str) -> None:
     fault = meant in (NOTHING, SEVERAL)
-    assert judging.read_score(text) == (Reading("", meant) if fault else Reading(meant, ""))
-    assert judging.read_score(text, cut_off=True) == Reading("", CUT_OFF)
+    assert judge_prompts.read_score(text) == (Reading("", meant) if fault else Reading(meant, ""))
+    assert judge_prompts.read_score(text, cut_off=True) == Reading("", CUT_OFF)
 
 
 def test_two_verdicts_come_to_one() -> None:
     said = ("A", "B", "tie")
-    table = {(first, second): judging.settle(first, second) for first in said for second in said}
+    table = {
+        (first, second): judge_prompts.settle(first, second) for first in said for second in said
+    }
     assert table.pop(("A", "B")) == "adapter"
     assert table.pop(("B", "A")) == "base"
     assert table.pop(("tie", "tie")) == "tie"
@@ -138,23 +140,27 @@ def test_two_verdicts_come_to_one() -> None:
 
 
 def test_the_judge_sees_user_request_and_answers_in_their_order() -> None:
-    system = judging.instructions("pairwise", "Lives in Riga. {braces} %s")
-    assert system.startswith(judging.PAIRWISE)
+    system = judge_prompts.instructions("pairwise", "Lives in Riga. {braces} %s")
+    assert system.startswith(judge_prompts.PAIRWISE)
     assert system.endswith("What is known of the user:\nLives in Riga. {braces} %s")
-    assert judging.instructions("pairwise", " ").endswith(judging.NOBODY)
-    turn = judging.ask_pair("Where {to}?", "first words", "second words")
+    assert judge_prompts.instructions("pairwise", " ").endswith(judge_prompts.NOBODY)
+    turn = judge_prompts.ask_pair("Where {to}?", "first words", "second words")
     places = [turn.index(part) for part in ("Where {to}?", "[Answer A]", "first words")]
     places += [turn.index(part) for part in ("[Answer B]", "second words", "[End of answer B]")]
     assert places == sorted(places)
-    alone = judging.ask_score("Where {to}?", "my words")
+    alone = judge_prompts.ask_score("Where {to}?", "my words")
     assert alone.index("Where {to}?") < alone.index("my words")
-    assert "personalized to the preference" in judging.instructions("paper", "Likes tea.")
+    assert "personalized to the preference" in judge_prompts.instructions("paper", "Likes tea.")
 
 
 def test_what_is_asked_keeps_its_version() -> None:
     """Whoever changes a text raises ``VERSION`` and renews the hash."""
-    texts = [judging.instructions(name, user) for name in judging.PROTOCOLS for user in ("u", "")]
-    texts += [judging.ask_pair("r", "a", "b"), judging.ask_score("r", "a")]
+    texts = [
+        judge_prompts.instructions(name, user)
+        for name in judge_prompts.PROTOCOLS
+        for user in ("u", "")
+    ]
+    texts += [judge_prompts.ask_pair("r", "a", "b"), judge_prompts.ask_score("r", "a")]
     found = hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
-    assert (judging.VERSION, found) == (1, "299a82613cb6a02f")
-    assert judging.version("paper") == "paper/1"
+    assert (judge_prompts.VERSION, found) == (1, "299a82613cb6a02f")
+    assert judge_prompts.version("paper") == "paper/1"

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from mipo_mlx.data.ngrams import (
+from mipo_mlx.grading.ngrams import (
     copied_share,
     distinct,
     longest_copy,

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from mipo_mlx.data.notes import Section, chunks, sections, split_notes
+from mipo_mlx.data.chunking import Section, chunks, sections, split_notes
 from mipo_mlx.types import Context
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mipo_mlx.data.batch import EncodedPair, batches, pad_right
-from mipo_mlx.data.contrast import Contrast, contrast, derangement
+from mipo_mlx.data.batches import EncodedPair, batches, pad_right
+from mipo_mlx.data.negatives import Contrast, contrast, derangement
 from mipo_mlx.data.pairs import (
     filter_pairs,
     filter_scored,

@@ -12,12 +12,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mipo_mlx.data import wording
-from mipo_mlx.data.final_choices import final_choice
-from mipo_mlx.data.final_numbers import final_number
-from mipo_mlx.data.read import read_prompts
-from mipo_mlx.data.tasks import read_task
+from mipo_mlx.data.benchmarks import read_task
+from mipo_mlx.data.readers import read_prompts
 from mipo_mlx.errors import DataError
+from mipo_mlx.grading import benchmark_prompts
+from mipo_mlx.grading.final_choice import final_choice
+from mipo_mlx.grading.final_number import final_number
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data"
 FILES = (
@@ -48,7 +48,7 @@ def published(path: Path) -> list[str | Fraction]:
     return [gold(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("style", wording.STYLES)
+@pytest.mark.parametrize("style", benchmark_prompts.STYLES)
 @pytest.mark.parametrize("name", FILES)
 def test_every_row_is_read_and_every_gold_answer_parses(name: str, style: str) -> None:
     path = SAMPLES / name
@@ -147,11 +147,11 @@ def test_the_papers_sum_stands_after_eight_worked_ones_that_our_parser_reads(
     blocks = prompt.text.split("\n\n")
     assert len(blocks) == 9
     assert blocks[-1] == "New question: How many?\nAnswer:"
-    for block, (question, why, answer) in zip(blocks, wording.WORKED, strict=False):
+    for block, (question, why, answer) in zip(blocks, benchmark_prompts.WORKED, strict=False):
         assert block.startswith(f"Question: {question}\n")
         told = block.partition("\nAnswer: ")[2]
         assert final_number(told) == final_number(why) == int(answer)
-    assert wording.version("paper") == "paper/1"
+    assert benchmark_prompts.version("paper") == "paper/1"
 
 
 def test_parquet_holds_the_same_problems(tmp_path: Path) -> None:

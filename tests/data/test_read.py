@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mipo_mlx.data.files import SHOWN
 from mipo_mlx.data.pairs import pair_row
-from mipo_mlx.data.read import read_contexts, read_pairs, read_prompts
-from mipo_mlx.data.rows import SHOWN
+from mipo_mlx.data.readers import read_contexts, read_pairs, read_prompts
 from mipo_mlx.errors import DataError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mipo_mlx.config import resolve
 from mipo_mlx.data.split import alike, overlap, text_hash
-from mipo_mlx.inputs import read_inputs
+from mipo_mlx.generation.inputs import read_inputs
 
 
 @pytest.mark.parametrize(

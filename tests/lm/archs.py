@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel, load_model
 
 VOCAB = 320
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel, load_model
 
 from . import archs
 

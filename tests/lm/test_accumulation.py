@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mipo_mlx import objectives
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair, pad_right
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import other_states
-from mipo_mlx.objectives import TrainingRow
-from mipo_mlx.train import Trainer
+from mipo_mlx.data.batches import EncodedPair, pad_right
+from mipo_mlx.models.architecture import other_states
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training import objectives
+from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.trainer import Trainer
 
 from . import archs
 from .test_forest import plain_logprobs, relative, with_lora

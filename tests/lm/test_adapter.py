@@ -12,8 +12,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm import adapter
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.models import lora
+from mipo_mlx.models.load import LanguageModel, load_model
 
 from . import archs
 
@@ -21,12 +21,12 @@ TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
 SETTINGS = {"rank": 4, "scale": 20.0, "num_layers": -1}
 
 
-def attach(lm: LanguageModel, seed: int = 0, num_layers: int = -1) -> adapter.Shape:
-    return adapter.attach(lm, rank=4, scale=20.0, num_layers=num_layers, seed=seed)
+def attach(lm: LanguageModel, seed: int = 0, num_layers: int = -1) -> lora.Shape:
+    return lora.attach(lm, rank=4, scale=20.0, num_layers=num_layers, seed=seed)
 
 
-def save(lm: LanguageModel, folder: Path, shape: adapter.Shape) -> None:
-    adapter.save(lm, folder, shape, extra={"note": "ours"})
+def save(lm: LanguageModel, folder: Path, shape: lora.Shape) -> None:
+    lora.save(lm, folder, shape, extra={"note": "ours"})
 
 
 @pytest.mark.parametrize("name", sorted(archs.ARCHS))
@@ -54,11 +54,11 @@ def test_a_disabled_adapter_is_the_base_bit_for_bit(name: str, tmp_path: Path) -
     attach(lm)
     archs.randomize_lora(lm.model)
     tuned = lm.model(TOKENS)
-    with adapter.adapter_disabled(lm):
+    with lora.adapter_disabled(lm):
         assert mx.array_equal(lm.model(TOKENS), base)
     assert mx.array_equal(lm.model(TOKENS), tuned)
     assert not mx.array_equal(tuned, base)
-    adapter.detach(lm)
+    lora.detach(lm)
     assert mx.array_equal(lm.model(TOKENS), base)
     assert not any("lora" in leaf for leaf, _ in tree_flatten(lm.model.parameters()))
 
@@ -67,7 +67,7 @@ def test_scales_come_back_after_an_error(lm: LanguageModel) -> None:
     attach(lm)
     archs.randomize_lora(lm.model)
     tuned = lm.model(TOKENS)
-    with pytest.raises(RuntimeError, match="inside"), adapter.adapter_disabled(lm):
+    with pytest.raises(RuntimeError, match="inside"), lora.adapter_disabled(lm):
         raise RuntimeError("inside")
     assert mx.array_equal(lm.model(TOKENS), tuned)
 
@@ -111,10 +111,10 @@ def test_files_are_private_whole_and_keep_their_provenance(
     folder = tmp_path / "deep" / "adapter"
     save(lm, folder, shape)
     save(lm, folder, shape)
-    assert sorted(path.name for path in folder.iterdir()) == [adapter.CONFIG, adapter.WEIGHTS]
+    assert sorted(path.name for path in folder.iterdir()) == [lora.CONFIG, lora.WEIGHTS]
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    config = json.loads((folder / adapter.CONFIG).read_text())
+    config = json.loads((folder / lora.CONFIG).read_text())
     assert config["fine_tune_type"] == "lora"
     assert config["note"] == "ours"
     assert config["lora_parameters"] == {
@@ -149,7 +149,7 @@ def test_quantized_models_take_lora_too(lm: LanguageModel) -> None:
     assert "self_attn.q_proj" in shape.keys
     archs.randomize_lora(lm.model)
     assert not mx.array_equal(lm.model(TOKENS), base)
-    with adapter.adapter_disabled(lm):
+    with lora.adapter_disabled(lm):
         assert mx.array_equal(lm.model(TOKENS), base)
 
 

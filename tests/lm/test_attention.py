@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import attention, cores
-from mipo_mlx.lm.attention import Part, attend, attend_and_back
+from mipo_mlx.inference import attention, cores
+from mipo_mlx.inference.attention import Part, attend, attend_and_back
 
 
 def draw(b: int, h: int, g: int, rows: int, columns: int, d: int = 8) -> list[np.ndarray]:

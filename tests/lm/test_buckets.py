@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from mipo_mlx.config import TrainConfig
-from mipo_mlx.data.batch import EncodedPair
-from mipo_mlx.lm import buckets, head
-from mipo_mlx.lm.buckets import padded, rounded
-from mipo_mlx.lm.forest import plant
-from mipo_mlx.lm.gradient import loss_gradient
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.objectives import TrainingRow
-from mipo_mlx.step import Gradients
+from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference.prefix_tree import plant
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training import compile
+from mipo_mlx.training.compile import padded, rounded
+from mipo_mlx.training.gradients import loss_gradient
+from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.step import Gradients
 
 from .test_forest import SMALL, ragged, relative, with_lora
 from .test_gradient import contrast
@@ -41,7 +42,7 @@ def test_padding_changes_neither_log_probs_nor_gradients(
     model = with_lora(name).train()
     forest = plant(ragged(2))
     wanted, gradient = loss_gradient(model, forest, contrast, budget=SMALL, recompute=False)
-    monkeypatch.setattr(head, "on_cpu", lambda: False)
+    monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
     wide = padded(forest)
     assert wide.responses.shape != forest.responses.shape
     for budget in (0, SMALL):
@@ -69,7 +70,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a GPU: the lazy path, and MLX's compiler on."""
     if shutil.which("g++") is None:
         pytest.skip("MLX compiles with g++ on a CPU, and there is none")
-    monkeypatch.setattr(head, "on_cpu", lambda: False)
+    monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
     mx.enable_compile()
     yield
     mx.disable_compile()
@@ -79,7 +80,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_compiled_step_follows_the_adapter_and_the_shapes(
     compiling: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "MOST", 1)
+    monkeypatch.setattr(compile, "MOST", 1)
     model = with_lora("llama").train()
     lm = LanguageModel(model, None, Path("."), "", "", None)
     config = TrainConfig(batch_size=2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mipo_mlx.lm import chat
+from mipo_mlx.models import chat_template
 from mipo_mlx.types import Context, Prompt
 
 from . import archs
@@ -45,20 +45,22 @@ def text(tok: Any, ids: tuple[int, ...]) -> str:
 
 
 def ids(tok: Any, messages: Any, thinking: bool = False) -> tuple[int, ...]:
-    return chat.prompt_ids(tok, messages, enable_thinking=thinking)
+    return chat_template.prompt_ids(tok, messages, enable_thinking=thinking)
 
 
 def test_context_is_the_system_message() -> None:
-    assert chat.messages(CONTEXT, PROMPT) == (
+    assert chat_template.messages(CONTEXT, PROMPT) == (
         {"role": "system", "content": "Ann lives in Oslo."},
         {"role": "user", "content": "Where do I live?"},
     )
-    assert chat.messages(None, PROMPT) == ({"role": "user", "content": "Where do I live?"},)
+    assert chat_template.messages(None, PROMPT) == (
+        {"role": "user", "content": "Where do I live?"},
+    )
 
 
 def test_chatml(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path)
-    found = ids(tok, chat.messages(CONTEXT, PROMPT))
+    found = ids(tok, chat_template.messages(CONTEXT, PROMPT))
     wanted = (
         TURN.format(role="system", text=CONTEXT.text)
         + TURN.format(role="user", text=PROMPT.text)
@@ -67,7 +69,7 @@ def test_chatml(tmp_path: Path) -> None:
     assert text(tok, found) == wanted
     assert all(type(token) is int for token in found)
     stock = tok.apply_chat_template(
-        list(chat.messages(CONTEXT, PROMPT)), add_generation_prompt=True
+        list(chat_template.messages(CONTEXT, PROMPT)), add_generation_prompt=True
     )
     assert list(found) == stock
 
@@ -79,9 +81,9 @@ def test_templates_without_a_system_role_get_context_in_the_user_turn(
     tok = tokenizer(tmp_path, template)
     folded = f"{CONTEXT.text}\n\n{PROMPT.text}"
     wanted = TURN.format(role="user", text=folded) + "<|im_start|>assistant\n"
-    assert text(tok, ids(tok, chat.messages(CONTEXT, PROMPT))) == wanted
-    answer = chat.response_ids(
-        tok, chat.messages(CONTEXT, PROMPT), "In Oslo.", enable_thinking=False
+    assert text(tok, ids(tok, chat_template.messages(CONTEXT, PROMPT))) == wanted
+    answer = chat_template.response_ids(
+        tok, chat_template.messages(CONTEXT, PROMPT), "In Oslo.", enable_thinking=False
     )
     assert text(tok, answer) == "In Oslo.<|im_end|>"
 
@@ -90,20 +92,20 @@ def test_a_template_that_refuses_everything_says_so(tmp_path: Path) -> None:
     from jinja2.exceptions import TemplateError
 
     with pytest.raises(TemplateError, match="no"):
-        ids(tokenizer(tmp_path, ALWAYS_REFUSES), chat.messages(None, PROMPT))
+        ids(tokenizer(tmp_path, ALWAYS_REFUSES), chat_template.messages(None, PROMPT))
 
 
 def test_no_template_is_plain_text(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path, None)
-    messages = chat.messages(CONTEXT, PROMPT)
+    messages = chat_template.messages(CONTEXT, PROMPT)
     assert text(tok, ids(tok, messages)) == f"{CONTEXT.text}\n\n{PROMPT.text}\n"
-    answer = chat.response_ids(tok, messages, "In Oslo.", enable_thinking=False)
+    answer = chat_template.response_ids(tok, messages, "In Oslo.", enable_thinking=False)
     assert text(tok, answer) == "In Oslo.<|im_end|>"
 
 
 def test_thinking_is_the_callers_choice(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path, THINKING)
-    messages = chat.messages(None, PROMPT)
+    messages = chat_template.messages(None, PROMPT)
     assert text(tok, ids(tok, messages, thinking=True)).endswith("assistant\n")
     assert text(tok, ids(tok, messages)).endswith("</think>\n\n")
 
@@ -114,11 +116,11 @@ def test_prompt_and_response_make_the_whole_dialogue(
     tmp_path: Path, template: str | None, context: Context | None
 ) -> None:
     tok = tokenizer(tmp_path, template)
-    messages = chat.messages(context, PROMPT)
+    messages = chat_template.messages(context, PROMPT)
     head = ids(tok, messages)
-    answer = chat.response_ids(tok, messages, "Oslo, I think.", enable_thinking=False)
-    assert answer[-1] in chat.eos_ids(tok)
-    assert not set(answer[:-1]) & chat.eos_ids(tok)
+    answer = chat_template.response_ids(tok, messages, "Oslo, I think.", enable_thinking=False)
+    assert answer[-1] in chat_template.eos_ids(tok)
+    assert not set(answer[:-1]) & chat_template.eos_ids(tok)
     if template == archs.CHATML:
         dialogue = [*messages, {"role": "assistant", "content": "Oslo, I think."}]
         whole = tok.apply_chat_template(dialogue, add_generation_prompt=False)
@@ -128,7 +130,9 @@ def test_prompt_and_response_make_the_whole_dialogue(
 
 def test_a_prompt_that_is_no_prefix_leaves_the_response_alone(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path, THINKING)
-    answer = chat.response_ids(tok, chat.messages(None, PROMPT), "In Oslo.", enable_thinking=False)
+    answer = chat_template.response_ids(
+        tok, chat_template.messages(None, PROMPT), "In Oslo.", enable_thinking=False
+    )
     assert text(tok, answer) == "In Oslo.<|im_end|>"
 
 
@@ -136,24 +140,24 @@ def test_plain_text_meets_no_template(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path)
     messages = ({"role": "text", "content": "The sky is"},)
     assert text(tok, ids(tok, messages)) == "The sky is"
-    answer = chat.response_ids(tok, messages, " blue.", enable_thinking=False)
+    answer = chat_template.response_ids(tok, messages, " blue.", enable_thinking=False)
     assert text(tok, answer) == " blue.<|im_end|>"
 
 
 def test_decode_leaves_special_tokens_out_and_eos_is_known(tmp_path: Path) -> None:
     tok = tokenizer(tmp_path)
-    assert chat.eos_ids(tok) == {2}
-    assert chat.decode(tok, tok.encode("Grüße<|im_end|>")) == "Grüße"
+    assert chat_template.eos_ids(tok) == {2}
+    assert chat_template.decode(tok, tok.encode("Grüße<|im_end|>")) == "Grüße"
 
 
 def test_a_bare_transformers_tokenizer_does_as_well(tmp_path: Path) -> None:
     wrapped = tokenizer(tmp_path)
     bare = wrapped._tokenizer
-    messages = chat.messages(CONTEXT, PROMPT)
+    messages = chat_template.messages(CONTEXT, PROMPT)
     assert ids(bare, messages) == ids(wrapped, messages)
-    assert chat.eos_ids(bare) == {2}
+    assert chat_template.eos_ids(bare) == {2}
 
 
 def test_ids_of_other_kinds_of_encodings() -> None:
-    assert chat._ids({"input_ids": [[1, 2]]}) == [1, 2]
-    assert chat._ids([]) == []
+    assert chat_template._ids({"input_ids": [[1, 2]]}) == [1, 2]
+    assert chat_template._ids([]) == []

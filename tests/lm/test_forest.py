@@ -12,18 +12,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm import head
-from mipo_mlx.lm.forest import (
-    Row,
-    common_length,
-    forwarded,
-    plant,
-    sequence_logprobs,
-    stems_of,
-    token_logprobs,
-)
-from mipo_mlx.lm.held import fill, hold_in_chunks
-from mipo_mlx.lm.prefix import (
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference.kv_cache import (
     GrowingCache,
     TreeCache,
     compact,
@@ -33,7 +23,17 @@ from mipo_mlx.lm.prefix import (
     new_caches,
     settle,
 )
-from mipo_mlx.lm.quick import quick
+from mipo_mlx.inference.prefix_tree import (
+    Row,
+    common_length,
+    forwarded,
+    plant,
+    sequence_logprobs,
+    stems_of,
+    token_logprobs,
+)
+from mipo_mlx.inference.prompt_cache import fill, hold_in_chunks
+from mipo_mlx.inference.quick import quick
 
 from . import archs
 
@@ -102,7 +102,7 @@ def plain(model: Any, rows: list[Row]) -> mx.array:
     )
 
 
-SMALL = 4 * head.EAGER_COPIES * archs.VOCAB * 7  # logits of seven tokens
+SMALL = 4 * lm_head.EAGER_COPIES * archs.VOCAB * 7  # logits of seven tokens
 HOW: dict[str, dict[str, Any]] = {
     "whole": {"budget": 0},
     "chunks": {"budget": SMALL},
@@ -293,7 +293,7 @@ def test_recurrent_layers_are_refused() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_pass_for_keys_alone_ends_when_every_layer_has_them(order: int) -> None:
     """Whichever layer comes last; what is behind its keys is not computed."""
-    if not head.on_cpu():
+    if not lm_head.on_cpu():
         pytest.skip("a GPU computes nothing at once")
     reached: list[int] = []
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mipo_mlx.lm import head, quick
-from mipo_mlx.lm.forest import Forest, Row, plant, stems_of
-from mipo_mlx.lm.gradient import forward_trunk, loss_gradient, trunk_gradient
+from mipo_mlx.inference import lm_head, quick
+from mipo_mlx.inference.prefix_tree import Forest, Row, plant, stems_of
+from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 
 from . import archs
 from .test_forest import SMALL, plain, ragged, relative, with_lora
@@ -68,7 +68,7 @@ def test_gradients_equal_full_rows_one_by_one(name: str, repeats: int, base: str
 def test_they_do_by_way_of_numpy_too(
     name: str, base: str, repeats: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not head.on_cpu():
+    if not lm_head.on_cpu():
         pytest.skip("for CPUs")
     monkeypatch.setattr(quick, "FEWEST", 1)
     monkeypatch.setattr(quick, "FEW", 1)
@@ -126,7 +126,7 @@ def test_the_lazy_path_of_gpus_gives_the_same(name: str, monkeypatch: pytest.Mon
     model = with_lora(name).train()
     forest = plant(ragged(2))
     _, wanted = loss_gradient(model, forest, contrast, budget=SMALL, recompute=False)
-    monkeypatch.setattr(head, "on_cpu", lambda: False)
+    monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
     for budget in (0, SMALL):
         _, grads = loss_gradient(model, forest, contrast, budget=budget, recompute=True)
         assert relative(grads, wanted) < 1e-5
@@ -148,7 +148,7 @@ def test_half_precision_is_as_close_to_fp32_as_the_plain_step() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_its_backbone_and_its_head(name: str) -> None:
     model = archs.build(name)
-    parts = head.parts(model)
+    parts = lm_head.parts(model)
     assert parts is not None
     tokens = mx.array([[5, 9, 33, 120, 7]])
     hidden = parts.hidden(tokens, None)
@@ -162,7 +162,7 @@ def test_a_model_whose_parts_cannot_be_told_apart_is_run_whole() -> None:
             super().__init__()
             self.layers: list[Any] = []
 
-    assert head.parts(Opaque()) is None
+    assert lm_head.parts(Opaque()) is None
 
 
 @pytest.mark.parametrize("vocabulary", [2_000, 32_000])
@@ -172,11 +172,11 @@ def test_logits_stay_within_their_budget(vocabulary: int) -> None:
     hidden = mx.random.normal((count, width))
     targets = mx.random.randint(0, vocabulary, (count,))
     mx.eval(weight, hidden, targets)
-    rows = head.chunk_rows(vocabulary, budget)
+    rows = lm_head.chunk_rows(vocabulary, budget)
     assert 1 < rows < count
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    head.slopes_by_numpy(lambda x: x @ weight.T, hidden, targets, rows)
+    lm_head.slopes_by_numpy(lambda x: x @ weight.T, hidden, targets, rows)
     assert mx.get_peak_memory() - before < budget + 2**20
 
 

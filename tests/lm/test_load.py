@@ -11,8 +11,8 @@ import mlx.core as mx
 import pytest
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm import load
-from mipo_mlx.lm.load import fingerprint, load_model, load_tokenizer
+from mipo_mlx.models import load
+from mipo_mlx.models.load import fingerprint, load_model, load_tokenizer
 
 from . import archs
 

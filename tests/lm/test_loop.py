@@ -45,7 +45,7 @@ def test_the_loop_on(name: str, tmp_path: Path) -> None:
         "diversity_samples": 0,
     }
     run = tmp_path / "run"
-    summary = pipeline.run(run, resolve(flags=flags))
+    summary = pipeline.run.run(run, resolve(flags=flags))
     first, second = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["grad_norm"] > 0

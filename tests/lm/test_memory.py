@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mipo_mlx.lm.memory import (
+from mipo_mlx.models.memory import (
     AllocatorLimits,
     allocator_limits,
     allocator_within,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm.forest import Row, alone, plant, sequence_logprobs
-from mipo_mlx.lm.gradient import loss_gradient
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefix import other_states
-from mipo_mlx.lm.probe import probe
-from mipo_mlx.lm.score import score
+from mipo_mlx.inference.prefix_tree import Row, alone, plant, sequence_logprobs
+from mipo_mlx.inference.scoring import score
+from mipo_mlx.models.architecture import other_states
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.compat_check import probe
+from mipo_mlx.training.gradients import loss_gradient
 
 from . import archs
 from .test_forest import SMALL, plain, ragged, relative, with_lora

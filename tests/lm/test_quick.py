@@ -10,11 +10,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import quick as module
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.quick import quick
-from mipo_mlx.lm.score import score
+from mipo_mlx.inference import quick as module
+from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.inference.quick import quick
+from mipo_mlx.inference.scoring import score
+from mipo_mlx.models.load import LanguageModel
 
 pytestmark = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="nothing changes on a GPU"

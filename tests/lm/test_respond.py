@@ -10,12 +10,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import chat, prefill
-from mipo_mlx.lm import respond as module
-from mipo_mlx.lm.forest import head_of, stems_of
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.prefill import Tally
-from mipo_mlx.lm.respond import Job, Sampling, choose, job_key, nucleus, respond
+from mipo_mlx.inference import prefill
+from mipo_mlx.inference import sampling as module
+from mipo_mlx.inference.prefill import Tally
+from mipo_mlx.inference.prefix_tree import head_of, stems_of
+from mipo_mlx.inference.sampling import Job, Sampling, choose, job_key, nucleus, respond
+from mipo_mlx.models import chat_template
+from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.types import Response
 
 from . import archs
@@ -109,7 +110,7 @@ def test_end_of_turn_is_kept_and_a_cut_is_flagged(lm: LanguageModel) -> None:
         else:
             assert len(response.token_ids) == 6
             assert 2 not in response.token_ids
-        assert response.text == chat.decode(lm.tokenizer, response.token_ids)
+        assert response.text == chat_template.decode(lm.tokenizer, response.token_ids)
         assert "<|im_end|>" not in response.text
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mipo_mlx.lm import head
-from mipo_mlx.lm import score as module
-from mipo_mlx.lm.forest import Row
-from mipo_mlx.lm.load import LanguageModel
-from mipo_mlx.lm.score import plan, score, score_tokens, waves
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference import scoring as module
+from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.inference.scoring import plan, score, score_tokens, waves
+from mipo_mlx.models.load import LanguageModel
 
 from .test_forest import plain_logprobs
 
@@ -46,7 +46,7 @@ def test_tokens_scores_equal_one_row_at_a_time(
     lm: LanguageModel, limit: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "graph":
-        monkeypatch.setattr(head, "on_cpu", lambda: False)
+        monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
     items = rows(12)
     for arrays, item in zip(score_tokens(lm, items, max_batch_tokens=limit), items, strict=True):
         for found, response in zip(arrays, item.responses, strict=True):

@@ -13,10 +13,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mipo_mlx import fit, pipeline
+from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
 from mipo_mlx.errors import ModelError
-from mipo_mlx.lm.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.pipeline import train
 
 from . import archs
 
@@ -85,8 +86,8 @@ def trained(model: Path, run: Path, kind: str) -> Trained:
 
     flags = {"model": str(model), "pairs": str(path), **OPTIONS, **KINDS[kind]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "load_model", opening)
-        stats = pipeline.train(run, resolve(flags=flags))
+        patch.setattr(train, "load_model", opening)
+        stats = pipeline.train.train(run, resolve(flags=flags))
     assert stats["optimizer_steps"] == 2
     (lm,) = kept
     return Trained(model, run / "adapter", logits(load_model(str(model)).model), logits(lm.model))

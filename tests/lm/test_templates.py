@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mipo_mlx.lm import chat
+from mipo_mlx.models import chat_template
 from mipo_mlx.types import Context, Prompt
 
 from . import archs
@@ -155,14 +155,16 @@ def oracle(ours: Any, tmp_path: Path) -> Any:
 def folded(family: Family) -> list[dict[str, str]]:
     """The messages as transformers must be given them."""
     if family.system:
-        return [dict(message) for message in chat.messages(CONTEXT, PROMPT)]
+        return [dict(message) for message in chat_template.messages(CONTEXT, PROMPT)]
     return [{"role": "user", "content": f"{SYSTEM}\n\n{USER}"}]
 
 
 def test_the_prompt_is_what_transformers_makes_of_it(
     family: Family, ours: Any, oracle: Any
 ) -> None:
-    found = chat.prompt_ids(ours, chat.messages(CONTEXT, PROMPT), enable_thinking=family.thinking)
+    found = chat_template.prompt_ids(
+        ours, chat_template.messages(CONTEXT, PROMPT), enable_thinking=family.thinking
+    )
     rendered = oracle.apply_chat_template(
         folded(family), tokenize=False, add_generation_prompt=True, enable_thinking=family.thinking
     )
@@ -175,18 +177,18 @@ def test_the_prompt_is_what_transformers_makes_of_it(
 def test_the_answer_starts_where_the_prompt_ends_and_ends_with_its_turn(
     family: Family, ours: Any, oracle: Any
 ) -> None:
-    messages = chat.messages(CONTEXT, PROMPT)
-    head = chat.prompt_ids(ours, messages, enable_thinking=family.thinking)
-    answer = chat.response_ids(ours, messages, ANSWER, enable_thinking=family.thinking)
+    messages = chat_template.messages(CONTEXT, PROMPT)
+    head = chat_template.prompt_ids(ours, messages, enable_thinking=family.thinking)
+    answer = chat_template.response_ids(ours, messages, ANSWER, enable_thinking=family.thinking)
     said = oracle.decode(answer, skip_special_tokens=False)
     before = "<think>\n\n</think>\n\n" if family.thinking else ""
     assert said.lstrip() == before + ANSWER + family.tail
-    assert chat.eos_ids(ours) == {family.special.index(end) for end in family.ends}
+    assert chat_template.eos_ids(ours) == {family.special.index(end) for end in family.ends}
     assert answer[-1] == family.special.index(family.ends[0])
-    assert not set(answer[:-1]) & chat.eos_ids(ours)
+    assert not set(answer[:-1]) & chat_template.eos_ids(ours)
     whole = oracle.apply_chat_template(
         [*folded(family), {"role": "assistant", "content": ANSWER}], tokenize=False
     )
     tokens = oracle(whole, add_special_tokens=False)["input_ids"]
     assert tokens[: len(head) + len(answer)] == [*head, *answer]
-    assert chat.decode(ours, answer).strip().endswith(ANSWER)
+    assert chat_template.decode(ours, answer).strip().endswith(ANSWER)

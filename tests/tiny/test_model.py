@@ -11,8 +11,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mipo_mlx import tiny
-from mipo_mlx.lm import chat
-from mipo_mlx.lm.load import load_model
+from mipo_mlx.models import chat_template
+from mipo_mlx.models.load import load_model
 from mipo_mlx.tiny import dialogues, pretrain, world
 
 PROVENANCE = json.loads((tiny.MODEL_DIR / "PROVENANCE.json").read_text())
@@ -50,9 +50,11 @@ def test_the_template_is_what_it_was_pretrained_on() -> None:
     given, answer = dialogues.render(
         ("About me: town Riga.", [("Where do I live?", "You live in Riga.")])
     )
-    ids = chat.prompt_ids(lm.tokenizer, messages, enable_thinking=False)
+    ids = chat_template.prompt_ids(lm.tokenizer, messages, enable_thinking=False)
     assert lm.tokenizer.decode(list(ids)) == given
-    said = chat.response_ids(lm.tokenizer, messages, "You live in Riga.", enable_thinking=False)
+    said = chat_template.response_ids(
+        lm.tokenizer, messages, "You live in Riga.", enable_thinking=False
+    )
     assert lm.tokenizer.decode(list(said)) == answer
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mipo_mlx import tiny
-from mipo_mlx.data.answers import parse_choice, parse_number
-from mipo_mlx.data.read import read_contexts, read_prompts
+from mipo_mlx.data.readers import read_contexts, read_prompts
+from mipo_mlx.grading.facts import parse_choice, parse_number
 from mipo_mlx.tiny import dialogues, pretrain, words, world
 
 FACTS = {"town": "Porto", "drink": "port", "name": "Rosa", "pet": "python"}

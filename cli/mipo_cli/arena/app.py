@@ -25,8 +25,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mipo_cli.arena import words
-from mipo_mlx.arena import FORMATS, Arena
 from mipo_mlx.errors import MipoError
+from mipo_mlx.evaluation.human_votes import FORMATS, Arena
 
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 4096  # of a form

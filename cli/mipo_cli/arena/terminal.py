@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from mipo_cli.arena import words
-from mipo_mlx.arena import CHOICES, Arena
+from mipo_mlx.evaluation.human_votes import CHOICES, Arena
 
 KEYS = "1 or 2: that answer is better; 0: a tie; u: undo; q: the result"
 

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Vote blind between base and adapter, on a page only this machine sees: RUN/votes.jsonl."""
     resolved = resolve(run, config, sets, flags)
-    from mipo_mlx.arena import open_arena
+    from mipo_mlx.evaluation.human_votes import open_arena
 
     arena = open_arena(run, resolved.data.seed)
     if export is not None:

@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Measure sampling and a training step on this machine; prints Markdown to paste."""
     from mipo_mlx.bench import block
-    from mipo_mlx.bench.run import BenchRequest, bench
+    from mipo_mlx.pipeline.bench import BenchRequest, bench
 
     request = BenchRequest(
         _names(shape), model, _names(precision), _names(work), minutes, memory_limit, offline

@@ -23,7 +23,7 @@ def command(
     """Several runs in one table, with paired differences to the first."""
     if as_json and as_markdown:
         raise typer.BadParameter("give --json or --markdown, not both")
-    from mipo_mlx.beside import beside
+    from mipo_mlx.pipeline.compare import beside
 
     found = beside(runs, resamples=resamples, seed=seed)
     if as_json:

@@ -8,9 +8,9 @@ import typer
 
 from mipo_cli.options import Json
 from mipo_cli.render import show_contexts, show_json
-from mipo_mlx.config import DataConfig, options
+from mipo_mlx.config import DataConfig, all_options
 
-_NOTES = options()["note_tokens"][1]
+_NOTES = all_options()["note_tokens"][1]
 _NOTE_TOKENS: int = DataConfig.note_tokens
 
 
@@ -30,9 +30,9 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show which contexts files hold, in tokens; writes nothing and shows no text."""
-    from mipo_mlx import preview
+    from mipo_mlx.pipeline import contexts
 
-    summary = preview.contexts(files, model=model, offline=offline, note_tokens=note_tokens)
+    summary = contexts.contexts(files, model=model, offline=offline, note_tokens=note_tokens)
     if as_json:
         show_json(summary)
     else:

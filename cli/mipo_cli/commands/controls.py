@@ -27,7 +27,7 @@ def command(
     if as_json and as_markdown:
         raise typer.BadParameter("give --json or --markdown, not both")
     resolved = resolve(run, config, sets, flags)
-    from mipo_mlx.siblings import control
+    from mipo_mlx.pipeline.controls import control
 
     names = [name.strip() for name in only.split(",") if name.strip()]
     with progress() as bars:

@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Say what this machine has, and whether model and contexts fit; downloads no weights."""
     resolved = resolve(None, config, sets, flags)
-    from mipo_mlx import doctor
+    from mipo_mlx.pipeline import doctor
 
     summary = {"machine": doctor.machine(), "training": doctor.fits(resolved)}
     if as_json:

@@ -24,7 +24,7 @@ def command(
     from mipo_mlx import pipeline
 
     with progress() as bars:
-        summary = pipeline.evaluate(run, resolved, bars)
+        summary = pipeline.evaluate.evaluate(run, resolved, bars)
     if as_json:
         show_json(summary)
     else:

@@ -31,15 +31,17 @@ def command(
 ) -> None:
     """Make preference pairs from contexts and prompts: RUN/pairs.jsonl."""
     resolved = resolve(run, config, sets, flags)
-    from mipo_mlx import pipeline, trial
+    from mipo_mlx import pipeline
+    from mipo_mlx.pipeline.pilot import dry_run as rehearse
+    from mipo_mlx.pipeline.pilot import pilot as sample
 
     with progress() as bars:
         if dry_run:
-            name, summary = "dry run", trial.dry_run(resolved, bars)
+            name, summary = "dry run", rehearse(resolved, bars)
         elif pilot is not None:
-            name, summary = "pilot", trial.pilot(resolved, pilot, bars)
+            name, summary = "pilot", sample(resolved, pilot, bars)
         else:
-            name, summary = "generate", pipeline.generate(run, resolved, bars)
+            name, summary = "generate", pipeline.generate.generate(run, resolved, bars)
     if as_json:
         show_json(summary)
     else:

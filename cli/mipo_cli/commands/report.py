@@ -27,7 +27,7 @@ def command(
     from mipo_mlx import pipeline
 
     with progress() as bars:
-        summary = pipeline.report(run, resolved, bars)
+        summary = pipeline.report.report(run, resolved, bars)
     if as_json:
         show_json(summary)
     elif as_markdown:

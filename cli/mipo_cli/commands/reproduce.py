@@ -40,7 +40,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Run the paper's experiments from recipes, with the paper's figures beside the result."""
-    from mipo_mlx import rehearse, reproduce
+    from mipo_mlx.pipeline import rehearse, reproduce
 
     if listed:
         rows = reproduce.table()

@@ -23,14 +23,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Generate, train, eval and report in one go; steps already done are skipped."""
-    from mipo_mlx.store import new_run_path
+    from mipo_mlx.run_dir.store import new_run_path
 
     folder = run if run is not None else new_run_path(Path("runs"))
     resolved = resolve(folder, config, sets, flags)
     from mipo_mlx import pipeline
 
     with progress() as bars:
-        summary = pipeline.run(folder, resolved, bars)
+        summary = pipeline.run.run(folder, resolved, bars)
     if as_json:
         show_json(summary)
     else:

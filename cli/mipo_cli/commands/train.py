@@ -24,7 +24,7 @@ def command(
     from mipo_mlx import pipeline
 
     with progress() as bars:
-        summary = pipeline.train(run, resolved, bars)
+        summary = pipeline.train.train(run, resolved, bars)
     if summary.get("rank"):  # another machine speaks for this one
         return
     if as_json:

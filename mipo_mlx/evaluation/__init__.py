@@ -1,0 +1,1 @@
+"""Base against adapter: metrics, studies and comparisons."""

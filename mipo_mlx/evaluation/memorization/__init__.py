@@ -1,0 +1,1 @@
+"""What an adapter learned by heart, with controls and chance."""

@@ -1,0 +1,1 @@
+"""From contexts and prompts to preference pairs."""

@@ -1,0 +1,1 @@
+"""Forward passes that share prompts: caches, the prefix tree, sampling, scoring."""

@@ -1,0 +1,388 @@
+"""Keys and values that several rows share: the cache that the product's models run with.
+
+A prompt fills a functional cache: its keys and values stay nodes of the graph, so gradients flow
+through them. The cache is then forked, a row for each continuation, as often as needed: a context
+for its prompts, a prompt for its responses.
+
+Every column of a forked cache has an explicit position, the count of real columns before it, and
+padding is hidden; so padding changes neither positions nor sliding windows. A row sees itself: no
+row is ever fully masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mipo_mlx.errors import ModelError
+from mipo_mlx.inference.attention import Part
+from mipo_mlx.inference.quick import by_parts, offer
+from mipo_mlx.models.architecture import other_states
+
+HIDDEN = 2**30  # position of padding, beyond every query
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the columns of a forked cache stand; one for all layers.
+
+    Attributes:
+        position: of the first columns [b, shared] int32, ``HIDDEN`` at padding.
+        base: position of the next column [b] int32; later ones count on from it.
+    """
+
+    position: mx.array
+    base: mx.array
+
+    @property
+    def shared(self) -> int:
+        """Columns with an explicit position."""
+        return int(self.position.shape[1])
+
+    def positions(self, columns: int) -> mx.array:
+        """Positions of this many columns [b, columns]."""
+        later = self.base[:, None] + mx.arange(columns - self.shared)
+        return mx.concatenate([self.position, later], axis=1)
+
+    def mask(self, held: int, new: int, window: int | None = None) -> mx.array:
+        """What each of ``new`` tokens after ``held`` columns may see, bool [b, 1, new, held + new].
+
+        Args:
+            held: columns before them.
+            new: tokens.
+            window: sees this many tokens, itself included; None is all.
+        """
+        key = self.positions(held + new)[:, None, :]
+        query = self.base[:, None] + mx.arange(held - self.shared, held - self.shared + new)
+        query = query[:, :, None]
+        visible = key <= query
+        if window is not None:
+            visible = visible & (key > query - window)
+        return visible[:, None]
+
+    def settle(self, held: int, real: mx.array) -> Layout:
+        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count."""
+        index = mx.arange(held - self.shared)
+        later = mx.where(index < real[:, None], self.base[:, None] + index, HIDDEN)
+        return Layout(mx.concatenate([self.position, later], axis=1), self.base + real)
+
+    def take(self, rows: mx.array) -> Layout:
+        """These rows."""
+        return Layout(self.position[rows], self.base[rows])
+
+
+def left_aligned(columns: int, lengths: mx.array) -> Layout:
+    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real."""
+    column = mx.arange(columns)
+    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths)
+
+
+def take(array: mx.array, rows: mx.array | None) -> mx.array:
+    """These rows of an array; None is all."""
+    return array if rows is None else array[rows]
+
+
+class GrowingCache:
+    """Keys and values of one layer, in the interface that mlx-lm's models expect of a cache.
+
+    It starts in prompt mode: rows left-aligned and right-padded, positions 0, 1, 2, ...
+    ``fork`` gives caches with a layout, whose rows go on from their own lengths.
+
+    Args:
+        mask_rank: axes of an array mask; 5 for models that score grouped heads on an own axis.
+        reserve: columns allocated at a time after a fork and written in place. 0 concatenates
+            instead, as gradients need.
+    """
+
+    def __init__(self, mask_rank: int = 4, reserve: int = 0) -> None:
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.held = 0  # columns in use
+        self.layout: Layout | None = None
+        self.mask_rank = mask_rank
+        self.reserve = reserve
+
+    @property
+    def offset(self) -> int | mx.array:
+        """Position of the next token: int in prompt mode, [b] after a fork."""
+        if self.layout is None:
+            return self.held
+        return self.layout.base + (self.held - self.layout.shared)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        start, self.held = self.held, self.held + keys.shape[2]
+        self.keys = self._append(self.keys, keys, start)
+        self.values = self._append(self.values, values, start)
+        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+
+    def _append(self, old: mx.array | None, new: mx.array, start: int) -> mx.array:
+        if self.layout is None or not self.reserve:
+            return new if old is None else mx.concatenate([old, new], axis=2)
+        if old is None or start + new.shape[2] > old.shape[2]:
+            shape = (*new.shape[:2], max(self.reserve, new.shape[2]), new.shape[3])
+            room = mx.zeros(shape, new.dtype)
+            old = room if old is None else mx.concatenate([old[..., :start, :], room], axis=2)
+        old[..., start : start + new.shape[2], :] = new
+        return old
+
+    def make_mask(
+        self, new: int, return_array: bool = False, window_size: int | None = None
+    ) -> Any:
+        """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same."""
+        from mlx_lm.models.base import create_causal_mask
+
+        if self.layout is not None:
+            mask = self.layout.mask(self.held, new, window_size)
+            return mask[:, None] if self.mask_rank == 5 else mask
+        narrow = window_size is not None and self.held + new > window_size
+        if narrow or return_array or self.held:
+            return create_causal_mask(new, offset=self.held, window_size=window_size)
+        return "causal"
+
+    def hold(self, keys: mx.array, values: mx.array) -> None:
+        """Begin with these columns [b, heads, held, d]."""
+        self.keys, self.values, self.held = keys, values, keys.shape[2]
+
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        twin = GrowingCache(self.mask_rank, self.reserve)
+        twin.held, twin.layout = self.held, layout
+        if self.keys is not None and self.values is not None:
+            arrays = (self.keys[..., : self.held, :], self.values[..., : self.held, :])
+            twin.keys, twin.values = (take(array, rows) for array in arrays)
+        return twin
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Arrays to evaluate."""
+        return [] if self.keys is None or self.values is None else [self.keys, self.values]
+
+
+class Filled(Exception):
+    """All of some caches have been given what they were to be given; the rest is of no use."""
+
+
+class TreeCache(GrowingCache):
+    """For attention that reads parts: what rows go on from is never copied to them.
+
+    ``keys`` and ``values`` are what was appended since the last fork, a row each; ``base`` is what
+    lies before, with the row of it that each row goes on from.
+    """
+
+    def __init__(self, mask_rank: int = 4) -> None:
+        super().__init__(mask_rank)
+        self.base: list[Part] = []
+        self.among: Sequence[GrowingCache] = ()  # a pass ends when all of these have as much
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self.held += keys.shape[2]
+        if self.keys is not None and self.values is not None:
+            keys = mx.concatenate([self.keys, keys], axis=2)
+            values = mx.concatenate([self.values, values], axis=2)
+        self.keys, self.values = keys, values
+        if self.among and all(cache.held == self.held for cache in self.among):
+            raise Filled
+        if not self.base:
+            return keys, values
+        parts = [*self.base, Part(keys, values)]
+        joined = [
+            mx.concatenate(
+                [take(array, part.rows) for array, part in zip(side, parts, strict=True)], axis=2
+            )
+            for side in ([part.keys for part in parts], [part.values for part in parts])
+        ]
+        offer(joined[0], joined[1], parts)
+        return joined[0], joined[1]
+
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        twin = TreeCache(self.mask_rank)
+        twin.held, twin.layout = self.held, layout
+        for part in self.base:
+            old = part.rows
+            new = old if rows is None else rows if old is None else old[rows]
+            twin.base.append(Part(part.keys, part.values, new))
+        if self.keys is not None and self.values is not None:
+            twin.base.append(Part(self.keys, self.values, rows))
+        return twin
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Arrays to evaluate."""
+        return [a for part in self.base for a in (part.keys, part.values)] + super().state
+
+
+class SegmentedCache(GrowingCache):
+    """For checkpointed blocks: what was appended is kept apart, and joined inside a block only.
+
+    A joined copy would be an input of the block and so be kept for the backward pass, once for each
+    pass that looks at a prefix; segments are kept once, whoever looks.
+    """
+
+    def __init__(self, mask_rank: int = 4) -> None:
+        super().__init__(mask_rank)
+        self.segments: list[tuple[mx.array, mx.array, mx.array | None]] = []  # keys, values, rows
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self.held += keys.shape[2]
+        self.segments.append((keys, values, None))
+        every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
+        joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
+        return joined, other
+
+    def hold(self, keys: mx.array, values: mx.array) -> None:
+        """Begin with these columns [b, heads, held, d]."""
+        self.append(keys, values)
+
+    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+        twin = SegmentedCache(self.mask_rank)
+        twin.held, twin.layout = self.held, layout
+        for keys, values, old in self.segments:
+            new = old if rows is None else rows if old is None else old[rows]
+            twin.segments.append((keys, values, new))
+        return twin
+
+    def twin(self, state: Sequence[mx.array]) -> SegmentedCache:
+        """A cache in this one's place that holds these arrays in its segments."""
+        made = SegmentedCache(self.mask_rank)
+        made.held, made.layout = self.held, self.layout
+        rows = [segment[2] for segment in self.segments]
+        made.segments = list(zip(state[::2], state[1::2], rows, strict=True))
+        return made
+
+    def append(self, keys: mx.array, values: mx.array) -> None:
+        """Take what a block has made of new tokens [b, heads, new, d]."""
+        self.held += keys.shape[2]
+        self.segments.append((keys, values, None))
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Keys and values of each segment in turn."""
+        return [array for segment in self.segments for array in segment[:2]]
+
+
+def fork(
+    caches: Sequence[GrowingCache],
+    rows: mx.array | None,
+    lengths: mx.array | None = None,
+) -> list[GrowingCache]:
+    """Caches of these rows, in this order and as often as they are named; None is all, once.
+
+    Args:
+        caches: one a layer; they stay as they are.
+        rows: indices [n].
+        lengths: real columns of each row of ``caches`` when they are in prompt mode.
+    """
+    first = caches[0]
+    layout = first.layout
+    if layout is None:
+        assert lengths is not None
+        layout = left_aligned(first.held, lengths)
+    elif first.held > layout.shared:
+        layout = layout.settle(first.held, mx.full(layout.base.shape, first.held - layout.shared))
+    if rows is not None:
+        layout = layout.take(rows)
+    return [cache._with(layout, rows) for cache in caches]
+
+
+def settle(caches: Sequence[GrowingCache], real: mx.array) -> None:
+    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place."""
+    layout = caches[0].layout
+    assert layout is not None
+    layout = layout.settle(caches[0].held, real)
+    for cache in caches:
+        cache.layout = layout
+
+
+def compact(caches: Sequence[GrowingCache]) -> list[GrowingCache]:
+    """Forked caches with every row's real columns moved to its start; for inference."""
+    (settled,) = fork(caches[:1], None)
+    layout = settled.layout
+    assert layout is not None
+    width = int(np.array(layout.base).max())
+    order = mx.argsort(layout.position, axis=1)[:, :width]
+    rows = mx.arange(order.shape[0])[:, None]
+    aligned = left_aligned(width, layout.base)
+
+    def move(array: mx.array | None) -> mx.array | None:
+        if array is None:  # no column yet
+            return None
+        return array.swapaxes(1, 2)[rows, order].swapaxes(1, 2)
+
+    made = []
+    for cache in caches:
+        twin = GrowingCache(cache.mask_rank, cache.reserve)
+        twin.held, twin.layout = width, aligned
+        twin.keys, twin.values = move(cache.keys), move(cache.values)
+        made.append(twin)
+    return made
+
+
+def join(one: Sequence[GrowingCache], other: Sequence[GrowingCache]) -> list[GrowingCache]:
+    """The rows of both, forked caches, one after the other, compacted; for inference."""
+    one, other = compact(one), compact(other)
+    width = max(one[0].held, other[0].held)
+    bases = [caches[0].layout.base for caches in (one, other) if caches[0].layout is not None]
+    layout = left_aligned(width, mx.concatenate(bases))
+
+    def stack(left: mx.array | None, right: mx.array | None) -> mx.array | None:
+        known = right if left is None else left
+        if known is None:
+            return None
+        parts = []
+        for part, base in zip((left, right), bases, strict=True):
+            if part is None:
+                part = mx.zeros((base.shape[0], known.shape[1], 0, known.shape[3]), known.dtype)
+            room = [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]
+            parts.append(mx.pad(part, room))
+        return mx.concatenate(parts)
+
+    made = []
+    for left, right in zip(one, other, strict=True):
+        cache = GrowingCache(left.mask_rank, left.reserve)
+        cache.held, cache.layout = width, layout
+        cache.keys, cache.values = stack(left.keys, right.keys), stack(left.values, right.values)
+        made.append(cache)
+    return made
+
+
+def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> list[GrowingCache]:
+    """Empty caches, one for each that the model asks for; ``segmented`` as ``recomputed`` needs.
+
+    Raises:
+        ModelError: a layer keeps a state other than plain keys and values.
+    """
+    from mlx_lm.models.cache import make_prompt_cache
+
+    other = other_states(model)
+    if other:
+        raise ModelError(
+            f"Layers with {', '.join(sorted(other))} are not supported (model type "
+            f"{getattr(model, 'model_type', '?')!r}).",
+            "take a model whose layers are all attention, such as Llama, Qwen2 or Gemma 2",
+        )
+    rank, count = _mask_rank(model), len(make_prompt_cache(model))
+    if segmented:
+        return [SegmentedCache(rank) for _ in range(count)]
+    if by_parts() and not reserve:
+        return [TreeCache(rank) for _ in range(count)]
+    return [GrowingCache(rank, reserve) for _ in range(count)]
+
+
+def primed(caches: Sequence[GrowingCache], arrays: Sequence[mx.array]) -> list[GrowingCache]:
+    """New caches, in prompt mode, that hold keys and values [b, heads, held, d] of each in turn."""
+    for cache, keys, values in zip(caches, arrays[::2], arrays[1::2], strict=True):
+        cache.hold(keys, values)
+    return list(caches)
+
+
+def _mask_rank(model: Any) -> int:
+    """Gemma 2 gives grouped heads an axis of their own; a mask of rank 4 would meet it wrongly."""
+    if getattr(model, "model_type", "") != "gemma2":
+        return 4
+    return 5 if model.args.num_attention_heads > model.args.num_key_value_heads else 4

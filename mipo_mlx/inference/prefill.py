@@ -1,0 +1,122 @@
+"""Keys and values of prompts before their last token, for sampling: what prompts share is forwarded
+once, and kept as long as a waiting prompt needs it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mipo_mlx.data.batches import pad_right
+from mipo_mlx.inference.kv_cache import GrowingCache, fork, join, settle
+from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens, head_of, stems_of
+from mipo_mlx.inference.prompt_cache import Held, hold_in_chunks
+from mipo_mlx.models.load import LanguageModel
+
+PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
+
+
+@dataclass
+class Tally:
+    """Prompt tokens: forwarded, least possible, and of every prompt whole."""
+
+    forwarded: int = 0
+    ideal: int = 0
+    unshared: int = 0
+
+
+class Prefill:
+    """Prompts that are asked for once each, by index.
+
+    Args:
+        lm: the model.
+        prompts: token ids, at least one each.
+        groups: prompts of one group share the tokens that all of them start with; "" shares none.
+        tally: counts tokens.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[tuple[int, ...]],
+        groups: Sequence[str],
+        tally: Tally,
+    ) -> None:
+        self.lm, self.prompts, self.tally = lm, prompts, tally
+        tally.ideal += distinct_prefix_tokens(prompts)
+        tally.unshared += sum(map(len, prompts))
+        self.stems, self.owner = stems_of(prompts, groups)
+        self.waiting = Counter(self.owner)  # prompts of each stem not asked for yet
+        self.head = head_of(self.stems)
+        self.trunk: Held | None = None  # the head, forwarded
+        self.plate: list[GrowingCache] = []  # forwarded stems that are still needed
+        self.on_plate: list[int] = []
+
+    def order(self, index: int) -> tuple[int, int, int]:
+        """Prompts sorted by this need few stems at a time, and little padding."""
+        stem = self.owner[index]
+        return len(self.stems[stem]), stem, len(self.prompts[index])
+
+    def bytes_per_column(self, index: int) -> float:
+        """Bytes of keys and values a token, by the stem of a prompt."""
+        self._serve([self.owner[index]])
+        held = sum(array.nbytes for cache in self.plate for array in cache.state)
+        return held / max(1, self.plate[0].held)
+
+    def caches(self, indices: Sequence[int], reserve: int) -> list[GrowingCache]:
+        """Forked caches, a row a prompt, of all its tokens but the last.
+
+        Args:
+            indices: of prompts.
+            reserve: columns to be allocated at a time when the caches grow.
+        """
+        stems = [self.owner[index] for index in indices]
+        rows = self._serve(stems)
+        caches = fork(self.plate, mx.array(rows))
+        self.waiting -= Counter(stems)
+        for cache in caches:
+            cache.reserve = reserve
+        rests = [self.prompts[index][len(self.stems[self.owner[index]]) : -1] for index in indices]
+        self.tally.forwarded += sum(len(ids) + 1 for ids in rests)
+        tokens, _ = pad_right(rests)
+        if tokens.shape[1]:
+            self.lm.model(mx.array(tokens), cache=caches)
+            settle(caches, mx.array([len(ids) for ids in rests]))
+        return caches
+
+    def _serve(self, wanted: Sequence[int]) -> list[int]:
+        """Rows of the plate that hold these stems, forwarded now if they are not there yet."""
+        missing = sorted(set(wanted) - set(self.on_plate))
+        if missing:
+            kept = [row for row, stem in enumerate(self.on_plate) if self.waiting[stem] > 0]
+            fresh = self._forward([self.stems[stem] for stem in missing])
+            old = fork(self.plate, mx.array(kept)) if kept else []
+            self.plate = join(old, fresh) if old else fresh
+            self.on_plate = [self.on_plate[row] for row in kept] + missing
+        return [self.on_plate.index(stem) for stem in wanted]
+
+    def _forward(self, stems: Sequence[tuple[int, ...]]) -> list[GrowingCache]:
+        """Forked caches of stems, a row each, in their order; a head of many is forwarded once."""
+        size = len(self.head)
+        headed = [index for index, stem in enumerate(stems) if stem[:size] == self.head and size]
+        bare = [index for index in range(len(stems)) if index not in set(headed)]
+        parts = []
+        if headed:
+            if self.trunk is None:
+                self.trunk = hold_in_chunks(self.lm.model, [self.head], PREFILL_TOKENS)
+                self.tally.forwarded += size
+            rests = [stems[index][size:] for index in headed]
+            parts.append(hold_in_chunks(self.lm.model, rests, PREFILL_TOKENS, self.trunk))
+            self.tally.forwarded += sum(map(len, rests))
+        if bare:
+            whole = [stems[index] for index in bare]
+            parts.append(hold_in_chunks(self.lm.model, whole, PREFILL_TOKENS))
+            self.tally.forwarded += sum(map(len, whole))
+        made = [fork(held.caches, None, held.lengths) for held in parts]
+        if len(made) == 1:
+            return made[0]
+        order = sorted(range(len(stems)), key=[*headed, *bare].__getitem__)
+        return fork(join(*made), mx.array(order))

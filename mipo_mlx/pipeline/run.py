@@ -1,0 +1,31 @@
+"""``mipo run``: generate, train, evaluate and report, one after the other.
+
+``generate`` -> ``pairs.jsonl`` -> ``train`` -> ``adapter/`` -> ``evaluate`` -> ``eval.json`` ->
+``report`` -> ``report.json``, ``report.html``. A step whose inputs are unchanged is not computed
+again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mipo_mlx.config import RunConfig
+from mipo_mlx.generation.inputs import read_inputs
+from mipo_mlx.pipeline.evaluate import evaluate, prepare_studies
+from mipo_mlx.pipeline.generate import generate
+from mipo_mlx.pipeline.report import report
+from mipo_mlx.pipeline.train import train
+from mipo_mlx.training.withhold import held_facts
+from mipo_mlx.types import Progress, silent
+
+
+def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
+    """All four steps; steps already done with the same inputs are skipped."""
+    prepare_studies(run, config, read_inputs(config.data))
+    held_facts(config.train)
+    if not config.train.pairs:
+        generate(run, config, on_progress)
+    train(run, config, on_progress)
+    evaluate(run, config, on_progress)
+    return report(run, config, on_progress)

@@ -1,0 +1,1 @@
+"""The run directory and where it was made; the only writer."""

@@ -1,0 +1,1 @@
+"""Intervals and tests with users as clusters, in float64."""

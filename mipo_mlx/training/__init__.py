@@ -1,0 +1,1 @@
+"""From preference pairs to an adapter: objectives, gradients, steps, the plan for memory."""

@@ -1,0 +1,307 @@
+"""How much memory a training step will take, told from shapes before anything runs.
+
+A step keeps what the backward pass reads: of each block the activations of every token, the
+attention's shares and the keys and values of every row; with checkpointing only what enters a
+block. On top come, whichever is larger, one chunk of logits or one block's work in the backward
+pass. The coefficients were fitted to MLX's own count of bytes (``benchmarks/memory.py --fit``) on
+a CPU, where attention keeps its shares; fused attention on a GPU keeps less, so there this is an
+upper estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mipo_mlx.inference import lm_head
+from mipo_mlx.inference.prefix_tree import Row, stems_of
+from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE, QUICK_PIECE
+
+HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What of a model's configuration decides about its activations.
+
+    Attributes:
+        hidden, layers, heads, kv_heads, head_dim, vocabulary: as in ``config.json``.
+        intermediate: width of the gate of a token, all of its experts together.
+        itemsize: bytes of an activation.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    itemsize: int = 4
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Dimensions:
+        """From the contents of ``config.json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it lacks what is needed.
+        """
+        inner = config.get("text_config")
+        known = {**config, **(inner if isinstance(inner, Mapping) else {})}
+
+        def first(*names: str) -> Any:
+            return next((known[name] for name in names if known.get(name) is not None), None)
+
+        hidden = int(first("hidden_size", "d_model", "n_embd"))
+        heads = int(first("num_attention_heads", "n_head") or 1)
+        experts = int(first("num_experts_per_tok") or 0)
+        wide = first("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+        wide = max(wide) if isinstance(wide, Sequence) else wide
+        if experts and first("moe_intermediate_size"):
+            wide = experts * int(first("moe_intermediate_size"))
+        half = first("torch_dtype", "dtype") in HALF
+        return cls(
+            hidden=hidden,
+            layers=int(first("num_hidden_layers", "n_layer")),
+            heads=heads,
+            kv_heads=int(first("num_key_value_heads") or heads),
+            head_dim=int(first("head_dim") or hidden // heads),
+            intermediate=int(wide),
+            vocabulary=int(known["vocab_size"]),
+            itemsize=2 if half else 4,
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Tokens that go through the blocks together: rows of ``queries`` that see ``keys`` columns."""
+
+    rows: int
+    queries: int
+    keys: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.queries
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The passes of a forest's stems, branches and responses, and its real response tokens."""
+
+    passes: tuple[Pass, ...]
+    answers: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], *, shares: bool = True, recompute: bool = False) -> Geometry:
+        """Of the forest that ``plant`` makes of rows, or ``alone`` where nothing is shared."""
+        answers = sum(len(ids) for row in rows for ids in row.responses)
+        if not shares:
+            widths = [len(row.prompt_ids) + len(ids) - 1 for row in rows for ids in row.responses]
+            return cls((Pass(len(widths), max(widths), max(widths)),), answers)
+        stems, owner = stems_of([row.prompt_ids for row in rows], [row.group for row in rows])
+        stem = max(map(len, stems))
+        step = max(1, stem)
+        if lm_head.on_cpu():
+            step = CAUSAL_PIECE if recompute else QUICK_PIECE
+        passes = [
+            Pass(len(stems), min(step, stem - start), min(stem, start + step))
+            for start in range(0, stem, step)
+        ]
+        after = cls.after(rows, [len(stems[mine]) for mine in owner])
+        return cls((*passes, *after.passes), answers)
+
+    @classmethod
+    def after(cls, rows: Sequence[Row], stems: Sequence[int]) -> Geometry:
+        """Of what follows stems of these lengths, one a row, that are forwarded already."""
+        stem = max(stems)
+        branch = max(
+            len(row.prompt_ids) - 1 - length for row, length in zip(rows, stems, strict=True)
+        )
+        width = max(len(ids) for row in rows for ids in row.responses)
+        passes = [Pass(len(rows), branch, stem + branch)] if branch else []
+        count = sum(len(row.responses) for row in rows)
+        answers = sum(len(ids) for row in rows for ids in row.responses)
+        return cls((*passes, Pass(count, width, stem + branch + width)), answers)
+
+
+@dataclass(frozen=True)
+class Bunch:
+    """Batches that go on from prompts forwarded by themselves.
+
+    Attributes:
+        tokens: of these prompts, padding included.
+        piece: the widest pass of them, which sees most.
+        parts: of the batches, one after the other.
+    """
+
+    tokens: int
+    piece: Pass
+    parts: tuple[Geometry, ...]
+
+    @classmethod
+    def of(cls, stems: Sequence[int], columns: int, parts: Sequence[Geometry]) -> Bunch:
+        """Of stems of these lengths, this many columns forwarded at once."""
+        longest = max(stems)
+        piece = Pass(len(stems), min(columns, longest), longest)
+        return cls(len(stems) * longest, piece, tuple(parts))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Arrays alive, in units of the widths they are named after.
+
+    ``hidden`` to ``keys``: kept of a block. ``state`` and ``held``: kept of a checkpointed block.
+    ``token``, ``score`` and ``head``: a block's work in the backward pass, of its activations, of
+    its attention's shares and of keys spread over heads. ``again_`` likewise when it is
+    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``quick_``: of a block
+    until the backward graph is built, where values are computed at once, and the share of this that
+    is left then. ``logit``: of the copies of a chunk's logits.
+    """
+
+    hidden: float = 3.53
+    heads: float = 1.88
+    gate: float = 5.36
+    shares: float = 1.23
+    keys: float = 1.82
+    token: float = 0.78
+    score: float = 1.06
+    head: float = 0.06
+    state: float = 1.36
+    held: float = 1.25
+    again_token: float = 0.68
+    again_score: float = 1.39
+    again: float = 1.56
+    quick_hidden: float = 15.46
+    quick_heads: float = 14.0
+    quick_gate: float = 10.94
+    quick_shares: float = 1.03
+    quick_kv: float = 11.59
+    quick_keys: float = 0.59
+    quick_left: float = 0.58
+    logit: float = 0.51
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Elements that one block keeps of a pass, by a model's dimensions and coefficients."""
+
+    of: Dimensions
+    by: Coefficients
+
+    def token(self, one: Pass) -> float:
+        of, by = self.of, self.by
+        width = by.hidden * of.hidden + by.heads * of.heads * of.head_dim
+        return one.tokens * (width + by.gate * of.intermediate)
+
+    def scores(self, one: Pass) -> float:
+        return one.tokens * one.keys * self.of.heads
+
+    def pairs(self, one: Pass) -> float:
+        return one.rows * one.keys * self.of.head_dim
+
+    def block(self, one: Pass) -> float:
+        """All that the backward pass reads."""
+        by = self.by
+        keys = by.keys * self.of.kv_heads * self.pairs(one)
+        return self.token(one) + by.shares * self.scores(one) + keys
+
+    def quick_block(self, one: Pass) -> float:
+        """All that was computed, until the backward graph is built."""
+        of, by = self.of, self.by
+        heads = by.quick_heads * of.heads + by.quick_kv * of.kv_heads
+        width = by.quick_hidden * of.hidden + heads * of.head_dim
+        each = one.tokens * (width + by.quick_gate * of.intermediate)
+        keys = by.quick_keys * of.kv_heads * self.pairs(one)
+        return each + by.quick_shares * self.scores(one) + keys
+
+    def checkpointed(self, passes: Sequence[Pass]) -> tuple[float, float]:
+        """What is kept, and a block's work, with activations made again."""
+        of, by = self.of, self.by
+        width = by.state * of.hidden + by.held * of.kv_heads * of.head_dim
+        work = max(
+            by.again_token * self.token(one) + by.again_score * self.scores(one) for one in passes
+        )
+        kept = of.layers * width * sum(one.tokens for one in passes)
+        return kept, by.again * sum(map(self.block, passes)) + work
+
+    def whole(self, passes: Sequence[Pass]) -> tuple[float, float]:
+        """Likewise, with activations kept; of prompts, the last block has keys and values alone."""
+        of, by = self.of, self.by
+        kept = of.layers * sum(map(self.block, passes))
+        kept -= sum(self.token(one) + by.shares * self.scores(one) for one in passes[:-1])
+        work = max(
+            by.token * self.token(one)
+            + by.score * self.scores(one)
+            + by.head * of.heads * self.pairs(one)
+            for one in passes
+        )
+        return kept, work
+
+    def quick(self, passes: Sequence[Pass]) -> tuple[float, float, float]:
+        """What is there when the backward graph is built; and as of ``whole``, from then on."""
+        blocks = [self.quick_block(one) for one in passes]
+        traced = self.of.layers * sum(blocks) - sum(blocks[:-1])
+        return traced, self.by.quick_left * traced, self.whole(passes)[1]
+
+
+def step_bytes(
+    geometry: Geometry | Bunch,
+    of: Dimensions,
+    *,
+    budget: int,
+    recompute: bool,
+    by: Coefficients | None = None,
+) -> int:
+    """Peak bytes of the gradient of what is forwarded together, weights and optimizer aside.
+
+    Args:
+        geometry: of a micro-batch's forest, or of all that go on from the same prompts.
+        of: the model's dimensions.
+        budget: bytes of logits at once; 0 is all of them.
+        recompute: blocks are checkpointed.
+        by: in place of the fitted ones.
+    """
+    by = by or Coefficients()
+    if isinstance(geometry, Bunch):
+        return _bunch_bytes(geometry, of, budget, recompute, by)
+    sizes, passes = _Sizes(of, by), geometry.passes
+    traced = 0.0
+    if recompute:
+        kept, work = sizes.checkpointed(passes)
+    elif lm_head.on_cpu() and budget and of.itemsize == 4:
+        traced, kept, work = sizes.quick(passes)
+    else:
+        kept, work = sizes.whole(passes)
+    copies = lm_head.EAGER_COPIES if lm_head.on_cpu() else lm_head.LAZY_COPIES
+    at_once = geometry.answers
+    if budget and at_once:
+        at_once = -(-at_once // -(-at_once // lm_head.chunk_rows(of.vocabulary, budget)))
+    logits = by.logit * 4 * copies * at_once * of.vocabulary
+    return int(max(of.itemsize * traced, of.itemsize * kept + max(of.itemsize * work, logits)))
+
+
+def _bunch_bytes(
+    bunch: Bunch, of: Dimensions, budget: int, recompute: bool, by: Coefficients
+) -> int:
+    """Of prompts' keys and values, and one pass at a time."""
+    held = bunch.tokens * of.layers * 2 * of.kv_heads * of.head_dim
+    nothing = Pass(0, 0, 0)  # a piece is no pass of responses
+    passes = [*bunch.parts, Geometry((bunch.piece, nothing), 0)]
+    most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
+    return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added
+
+
+def plain_bytes(rows: int, width: int, answer: int, of: Dimensions) -> int:
+    """Peak bytes of the plain step: full rows at once, logits of all positions, nothing shared.
+
+    Args:
+        rows: answers, each behind a prompt of its own.
+        width: tokens of a row.
+        answer: tokens of each answer, whose log-probs are taken.
+        of: the model's dimensions.
+    """
+    geometry = Geometry((Pass(rows, width, width),), rows * answer)
+    logits = 2 * of.itemsize * rows * width * of.vocabulary  # and the gradient to them
+    return step_bytes(geometry, of, budget=0, recompute=False) + logits
