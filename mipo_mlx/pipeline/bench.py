@@ -20,6 +20,7 @@ from mipo_mlx.bench.rounds import Clock
 from mipo_mlx.bench.subjects import Subject
 from mipo_mlx.bench.work import WORKS
 from mipo_mlx.errors import ConfigError
+from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.models.memory import allocator_within, limit_bytes
 from mipo_mlx.models.random_weights import PRECISIONS, SHAPES
 from mipo_mlx.run_dir.environment import here
@@ -103,13 +104,11 @@ def bench(request: BenchRequest, on_progress: Progress) -> BenchResult:
         ModelError: the model cannot be opened, or its configuration lacks what is needed.
     """
     wanted = _subjects(request)
-    if mx.default_device() == mx.Device(mx.cpu):
-        mx.disable_compile()  # it would call the system's C++ compiler for every kernel
     works = _checked(request.works, tuple(WORKS), "--work") or tuple(WORKS)
     result = BenchResult(machine(limit_bytes(request.memory_limit)))
     clock = Clock(60 * request.minutes, len(wanted) * (1 + len(works)))
     runs = Bench(result, works, clock, on_progress)
-    with allocator_within(request.memory_limit):
+    with uncompiled_on_cpu(), allocator_within(request.memory_limit):
         for subject in wanted:
             runs.subject(subject)
             mx.clear_cache()

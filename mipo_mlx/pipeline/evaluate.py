@@ -21,6 +21,7 @@ from mipo_mlx.evaluation.memorization import memorize
 from mipo_mlx.evaluation.study import SIDES, Section, Study, Subject
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import cut_contexts
+from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import allocator_within, measured
@@ -208,6 +209,7 @@ def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]
     return [study for study in found if study]
 
 
+@uncompiled_on_cpu()
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on held-out users and prompts.
 

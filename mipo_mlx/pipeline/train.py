@@ -21,6 +21,7 @@ from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import ConfigError
+from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.load import LanguageModel, load_model
@@ -317,6 +318,7 @@ def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[s
     return stats
 
 
+@uncompiled_on_cpu()
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step.
 
