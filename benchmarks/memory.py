@@ -31,9 +31,9 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.memory_model import Bunch, Coefficients, Dimensions, Geometry, step_bytes
 from mipo_mlx.training.memory_plan import PIECE, Plan, cut
-from mipo_mlx.training.objectives import TrainingRow
 from mipo_mlx.training.step import Gradients
 
 
@@ -49,7 +49,7 @@ class Draw:
     def shapes(self, plan: Plan) -> list[Geometry | Bunch]:
         """What is forwarded together."""
         if plan not in self.known:
-            self.known[plan], _ = cut([training(self)], plan, CONFIG.loss, True)
+            self.known[plan], _ = cut([training(self)], plan, False, True)
         return self.known[plan]
 
 

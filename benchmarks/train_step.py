@@ -34,7 +34,7 @@ from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.pipeline.doctor import matmul_rate
-from mipo_mlx.training.objectives import Batch, TrainingRow, collate
+from mipo_mlx.training.collate import Batch, TrainingRow, collate
 from mipo_mlx.training.trainer import Trainer
 
 MODELS: dict[str, dict[str, Any]] = {

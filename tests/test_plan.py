@@ -15,6 +15,7 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
 from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.gradients import loss_gradient
 from mipo_mlx.training.memory_model import Dimensions, Geometry, step_bytes
 from mipo_mlx.training.memory_plan import (
@@ -25,7 +26,6 @@ from mipo_mlx.training.memory_plan import (
     micro_batches,
     steps_of,
 )
-from mipo_mlx.training.objectives import TrainingRow
 
 OF = Dimensions(256, 6, 4, 2, 64, 768, 32_000)
 CONFIG = TrainConfig(batch_size=8)

@@ -22,8 +22,17 @@ from mipo_mlx.inference.scoring import score
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.run_dir.store import RunStore
+from mipo_mlx.training.collate import Batch, TrainingRow, collate
 from mipo_mlx.training.memory_plan import micro_batches
-from mipo_mlx.training.objectives import Batch, TrainingRow, arrange, collate, losses
+from mipo_mlx.training.objectives import (
+    Custom,
+    Hinge,
+    InfoNCE,
+    Objective,
+    Scores,
+    losses,
+    objective_of,
+)
 from mipo_mlx.training.step import Gradients, ideal_tokens
 from mipo_mlx.training.trainer import Trainer, train
 from samples import steady
@@ -35,7 +44,8 @@ def batch_loss(
     model: Any, batch: Batch, config: TrainConfig
 ) -> tuple[mx.array, dict[str, mx.array]]:
     """Summed loss of a batch's rows in one graph, and each row's figures."""
-    each, figures = losses(batch, sequence_logprobs(model, batch.forest), config)
+    scores = Scores.of(batch, sequence_logprobs(model, batch.forest))
+    each, figures = losses(objective_of(config), scores, config.nll_weight)
     return each.sum(), figures
 
 
@@ -164,14 +174,15 @@ def test_losses_of_rows_equal_their_formulas(loss: str, normalized: bool) -> Non
             other = tuple(int(t) for t in rng.integers(4, 99, 2 + n))
             values = (float(-10 - index), float(-8 - n - index))
             rows.append(TrainingRow(EncodedPair(f"{index}/{n}", prompt, (chosen, other)), values))
-    arranged = arrange(rows, loss)
-    assert len(arranged) == (4 if loss == "mipo" else 7)
-    batch = collate(arranged, loss)
-    logps = mx.array(rng.uniform(-12, -6, batch.forest.responses.shape[0]).astype(np.float32))
     config = TrainConfig(
         loss=loss, beta=0.3, label_smoothing=0.1, nll_weight=0.5, length_normalization=normalized
     )
-    found, figures = losses(batch, logps, config)
+    objective = objective_of(config)
+    arranged = objective.arrange(rows)
+    assert len(arranged) == (4 if loss == "mipo" else 7)
+    batch = collate(arranged)
+    logps = mx.array(rng.uniform(-12, -6, batch.forest.responses.shape[0]).astype(np.float32))
+    found, figures = losses(objective, Scores.of(batch, logps), config.nll_weight)
     for place, row in enumerate(arranged):
         k = len(row.encoded.responses)
         policy = np.array(logps)[np.array(batch.sides)[place, :k]].astype(np.float64)
@@ -189,7 +200,7 @@ def test_grids_hold_both_answers_under_both_prompts(lm: LanguageModel) -> None:
     """On the very numbers of the printed vectors: s of (prompt, answer)."""
     prompts, answers = ((5, 6, 7), (8, 9)), ((11, 12), (13, 14, 15))
     row = TrainingRow(EncodedPair("p", prompts[0], answers), (0.0, 0.0), prompts[1])
-    batch = collate([row], "infonce")
+    batch = collate([row], crossed=True)
     table = {(0, 0): -40.0, (0, 1): -75.0, (1, 0): -58.0, (1, 1): -31.0}
     logps = np.zeros(4, dtype=np.float32)
     for prompt, places in enumerate((batch.sides, batch.other_sides)):
@@ -198,10 +209,10 @@ def test_grids_hold_both_answers_under_both_prompts(lm: LanguageModel) -> None:
             ids = np.array(batch.forest.responses)[place][np.array(batch.forest.mask)[place]]
             assert tuple(ids.tolist()) == answers[answer]
             logps[place] = table[prompt, answer]
-    found, _ = losses(batch, mx.array(logps), TrainConfig(loss="infonce"))
+    found, _ = losses(InfoNCE(), Scores.of(batch, mx.array(logps)))
     assert found.item() == pytest.approx(0.552173, abs=1e-6)
     with pytest.raises(DataError, match="infonce needs the prompt"):
-        arrange(rows_for(lm, 2), "infonce")
+        InfoNCE().arrange(rows_for(lm, 2))
 
 
 def test_rows_of_a_long_context_stay_together_and_others_are_cut_apart() -> None:
@@ -243,7 +254,7 @@ def test_a_context_in_pieces_is_forwarded_once_for_all_its_pairs() -> None:
         values, grads = gradients(rows)
         found[name] = gradients.forwarded, values["loss"], grads
     whole, cut, pieces = (found[name] for name in ("whole", "cut", "in pieces"))
-    assert pieces[0] == whole[0] == ideal_tokens(rows, "sigmoid")
+    assert pieces[0] == whole[0] == ideal_tokens(rows, False)
     assert cut[0] > whole[0] + 3 * len(context) - 12
     assert pieces[1] == pytest.approx(whole[1], rel=1e-6)
     wanted = dict(tree_flatten(whole[2]))
@@ -408,3 +419,22 @@ def test_memory_is_flat_over_a_thousand_steps_of_ragged_lengths(lm: LanguageMode
     early, late = (np.array(held[start : start + 50]).max(axis=0) for start in (100, 950))
     assert late[0] <= 1.001 * early[0]  # what is alive
     assert late.sum() <= 1.05 * early.sum()  # with what the allocator keeps
+
+
+def test_a_loss_of_ones_own_is_a_function_of_scores(lm: LanguageModel) -> None:
+    """Half of the hinge, by a plain function: half of its gradient, and the same rewards."""
+    rows = rows_for(lm, 3)
+    batch = collate(rows)
+    half = Custom(beta=0.2, function=lambda scores: 0.5 * Hinge(beta=0.2).loss(scores))
+    logps = mx.array(np.linspace(-9, -4, batch.forest.responses.shape[0]).astype(np.float32))
+
+    def summed(objective: Objective) -> tuple[Any, dict[str, mx.array]]:
+        def of(logps: mx.array) -> mx.array:
+            return losses(objective, Scores.of(batch, logps))[0].sum()
+
+        return mx.grad(of)(logps), losses(objective, Scores.of(batch, logps))[1]
+
+    (mine, told), (theirs, known) = summed(half), summed(Hinge(beta=0.2))
+    np.testing.assert_allclose(np.array(mine), 0.5 * np.array(theirs), rtol=1e-6)
+    assert np.abs(np.array(mine)).max() > 0
+    assert told["rewards/margins"].tolist() == known["rewards/margins"].tolist()

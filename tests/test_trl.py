@@ -34,7 +34,7 @@ from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.inference.reference import with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.load import load_model
-from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow

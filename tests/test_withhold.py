@@ -18,7 +18,7 @@ from mipo_mlx.generation import contrasts
 from mipo_mlx.models import chat_template
 from mipo_mlx.models.load import load_model
 from mipo_mlx.pipeline import train
-from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training.collate import TrainingRow
 from samples import head
 
 QUICK: dict[str, Any] = {"batch_size": 4, "epochs": 1, "beta": 0.1}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -26,6 +27,7 @@ from mipo_cli.commands import (
     run,
     train,
 )
+from mipo_cli.help import Grouped
 from mipo_mlx import __version__
 from mipo_mlx.errors import MipoError, device_error
 
@@ -33,7 +35,7 @@ app = typer.Typer(
     name="mipo",
     help="A language model that uses what it knows about you: pairs, adapter, evidence.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -52,19 +54,26 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce.command,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=Grouped)(_command)
 
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"mipo {__version__}")
+        mlx, mlx_lm = (version_of(package) for package in ("mlx", "mlx-lm"))
+        typer.echo(f"mipo {__version__} (mlx {mlx}, mlx-lm {mlx_lm})")
         raise typer.Exit()
 
 
 @app.callback()
 def callback(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the versions of mipo, MLX and mlx-lm.",
+        ),
     ] = False,
 ) -> None:
     """A language model that uses what it knows about you: pairs, adapter, evidence."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mipo_cli.help import HelpAll
 from mipo_mlx import config as configuration
 from mipo_mlx.config import RunConfig
 
@@ -79,14 +80,21 @@ def with_options(*sections: str) -> Callable[[Callable[..., None]], Callable[...
         kept = [item for name, item in own.items() if name != "flags"]
 
         def wrapped(**given: Any) -> None:
+            given.pop("help_all", None)
             flags = {name: given.pop(name) for name in names}
             command(**given, flags=flags)
 
         wrapped.__doc__ = command.__doc__
         wrapped.__name__ = command.__name__
         wrapped.sections = sections  # type: ignore[attr-defined]
+        show = inspect.Parameter(
+            "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
+        )
         extra = [_parameter(name, table[name][1], table[name][2]) for name in names]
-        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in kept] + extra
+        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in kept] + [
+            *extra,
+            show,
+        ]
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return wrapped
 

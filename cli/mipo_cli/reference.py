@@ -55,7 +55,7 @@ def markdown() -> str:
     lines += [
         "",
         "All that take RUN also take `-c FILE` and `--set KEY=VALUE`; all take `--json` and "
-        "`--help`. "
+        "`-h`; those with options of a run show the first ten by groups, and all by `--help-all`. "
         "`mipo contexts` takes `--model`, `--offline` and `--note-tokens`; `mipo generate` also "
         "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
         "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting); "

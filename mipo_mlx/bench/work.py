@@ -12,8 +12,8 @@ import numpy as np
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.inference.sampling import Job
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.memory_model import Dimensions
-from mipo_mlx.training.objectives import TrainingRow
 
 BETA = 0.1
 

@@ -20,7 +20,7 @@ from mipo_mlx.bench.rounds import Clock
 from mipo_mlx.bench.subjects import Subject
 from mipo_mlx.bench.work import WORKS
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.inference.compiler import uncompiled_on_cpu
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.memory import allocator_within, limit_bytes
 from mipo_mlx.models.random_weights import PRECISIONS, SHAPES
 from mipo_mlx.run_dir.environment import here

@@ -27,9 +27,10 @@ from mipo_mlx.models.architecture import other_states
 from mipo_mlx.models.load import Download, LanguageModel, Skeleton, load_skeleton
 from mipo_mlx.models.memory import allocator_limits, device_bytes, limit_bytes
 from mipo_mlx.run_dir.environment import here
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, cut, steps_of
-from mipo_mlx.training.objectives import TrainingRow, arrange
+from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.types import Prompt
 
 SHARE = 0.2  # of the rate of one large matrix product that a step got on a CPU; elsewhere a guess
@@ -95,9 +96,12 @@ def _seconds(
 ) -> float:
     """Of training, at ``SHARE`` of the measured rate of matrix products."""
     train = config.train
-    step = train.batch_size * train.gradient_accumulation_steps
+    step, crossed = (
+        train.batch_size * train.gradient_accumulation_steps,
+        objective_of(train).crossed,
+    )
     tokens = sum(
-        cut([rows[i : i + step]], plan, train.loss, shares)[1] for i in range(0, len(rows), step)
+        cut([rows[i : i + step]], plan, crossed, shares)[1] for i in range(0, len(rows), step)
     )
     of = Dimensions.of(skeleton.config)
     arrays = dict(tree_flatten(skeleton.model.parameters()))
@@ -126,7 +130,7 @@ def _planned(
         array.nbytes for array in dict(tree_flatten(lm.model.trainable_parameters())).values()
     )
     return choose(
-        steps_of(arrange(rows, "sigmoid"), train.batch_size, config.data.seed),
+        steps_of(rows, train.batch_size, config.data.seed),
         train,
         of,
         fixed=skeleton.weights + 5 * trained,

@@ -21,8 +21,8 @@ from mipo_mlx.evaluation.memorization import memorize
 from mipo_mlx.evaluation.study import SIDES, Section, Study, Subject
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import cut_contexts
-from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.models import lora
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import allocator_within, measured
 from mipo_mlx.run_dir.store import AnswerFile, RunStore, file_hash

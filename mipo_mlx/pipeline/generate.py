@@ -9,7 +9,7 @@ from mipo_mlx.config import RunConfig, text_settings, to_toml
 from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.generation.contrasts import describe, final_contrasts, prepare
 from mipo_mlx.generation.pairs import generate as make_pairs
-from mipo_mlx.inference.compiler import uncompiled_on_cpu
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.memory import allocator_within, measured
 from mipo_mlx.run_dir.store import AnswerFile, RunStore
 from mipo_mlx.types import Progress, silent

@@ -17,9 +17,9 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.data.negatives import Contrast
 from mipo_mlx.generation.contrasts import Prepared, describe, prepare
 from mipo_mlx.generation.pairs import asks, encode, generate
-from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
 from mipo_mlx.inference.prompt_cache import hold_in_chunks
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import limit_bytes
 from mipo_mlx.types import Progress

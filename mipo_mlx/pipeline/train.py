@@ -21,17 +21,18 @@ from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.inference.compiler import uncompiled_on_cpu
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import allocator_within, limit_bytes, measured
 from mipo_mlx.run_dir.store import RunStore, file_hash
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.compat_check import probe
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
-from mipo_mlx.training.objectives import GRIDS, TrainingRow, arrange
+from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.training.step import plain_plan
 from mipo_mlx.training.trackers import tracker
 from mipo_mlx.training.trainer import Trainer
@@ -102,7 +103,7 @@ def _rows(
         prompt = known[json.dumps([dict(message) for message in pair.messages])]
         sides = (pair.chosen.token_ids, pair.rejected.token_ids)
         other: tuple[int, ...] = ()
-        if config.train.loss in GRIDS:
+        if objective_of(config.train).crossed:
             other = prompts.get(
                 (pair.negative_context_id, pair.negative_prompt_id or pair.prompt_id), ()
             )
@@ -192,7 +193,7 @@ def _planned(
         plan = plain_plan(train, lm)
         log.info("%s; its peak cannot be predicted for this model", plan)
         return plan
-    arranged = arrange(rows, train.loss)
+    arranged = objective_of(train).arrange(rows)
     steps = steps_of(
         arranged, train.batch_size * train.gradient_accumulation_steps, config.data.seed
     )

@@ -269,9 +269,8 @@ def step_bytes(
     copies = lm_head.EAGER_COPIES if eager else lm_head.LAZY_COPIES
     at_once = geometry.answers
     if budget and at_once:
-        at_once = -(
-            -at_once // -(-at_once // lm_head.chunk_rows(of.vocabulary, budget, eager=eager))
-        )
+        rows = lm_head.chunk_rows(of.vocabulary, budget, eager=eager)
+        at_once = -(-at_once // -(-at_once // rows))
     logits = by.logit * 4 * copies * at_once * of.vocabulary
     return int(of.itemsize * kept + max(of.itemsize * work, logits))
 

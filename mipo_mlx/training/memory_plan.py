@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import batches
 from mipo_mlx.inference.prefix_tree import Row, common_length, forwarded
+from mipo_mlx.training.collate import Stems, TrainingRow, nodes
 from mipo_mlx.training.memory_model import Bunch, Dimensions, Geometry, step_bytes
-from mipo_mlx.training.objectives import Stems, TrainingRow, nodes
+from mipo_mlx.training.objectives import objective_of
 
 AT_ONCE = 8192  # tokens forwarded at once, unless a context's pairs alone are more
 WORTH_SHARING = 0.1  # a context this much of its pairs' own tokens keeps them together
@@ -150,12 +151,13 @@ def choose(
         limit: bytes there are.
         shares, splits: as of ``LanguageModel``.
     """
+    crossed = objective_of(config).crossed
     known: dict[tuple[int, bool, int], tuple[list[Geometry | Bunch], float]] = {}
     best: tuple[tuple[bool, float, int], Plan] | None = None
     for tried in _tried(config):
         key = (tried.micro_batch, tried.recompute, tried.piece)
         if key not in known:
-            known[key] = cut(steps, tried, config.loss, shares)
+            known[key] = cut(steps, tried, crossed, shares)
         forests, tokens = known[key]
         logits = tried.logits if splits else 0
         step = max(
@@ -179,17 +181,18 @@ def tokens_of(rows: Sequence[Row], shares: bool) -> int:
 
 
 def cut(
-    steps: Sequence[Sequence[TrainingRow]], plan: Plan, loss: str, shares: bool
+    steps: Sequence[Sequence[TrainingRow]], plan: Plan, crossed: bool, shares: bool
 ) -> tuple[list[Geometry | Bunch], float]:
     """All that is forwarded together in some steps, and the tokens that it forwards.
 
-    A token that is forwarded again for the gradient counts as a part of one.
+    A token that is forwarded again for the gradient counts as a part of one; ``crossed`` is that
+    of the objective.
     """
     found: list[Geometry | Bunch] = []
     tokens = 0.0
     for rows in steps:
         for bunch in bunches(rows, plan.micro_batch, AT_ONCE):
-            parts = [nodes([rows[index] for index in part], loss) for part in bunch]
+            parts = [nodes([rows[index] for index in part], crossed) for part in bunch]
             if plan.piece and shares:
                 made, again = _in_pieces(parts, plan)
                 tokens += again

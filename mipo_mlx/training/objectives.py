@@ -1,40 +1,41 @@
-"""What ``--loss`` means: which answers a row of training holds, and the loss over their log-probs.
+"""Losses as objects: which answers a row needs, and the loss over their log-probs.
 
-loss      a row holds                                        answers scored under
---------  -------------------------------------------------  ------------------------
-sigmoid   chosen, rejected                                   its own prompt
-ipo       likewise
-hinge     likewise
-sft       likewise; rejected for the metrics alone
-mipo      chosen, and all rejected answers it was paired to  its own prompt
-infonce   chosen, rejected                                   both prompts: a 2 x 2 grid
-sami      likewise
+loss      object    a row holds                                        answers scored under
+--------  --------  -------------------------------------------------  ------------------------
+sigmoid   DPO       chosen, rejected                                   its own prompt
+ipo       IPO       likewise
+hinge     Hinge     likewise
+sft       SFT       likewise; rejected for the metrics alone
+mipo      MIPO      chosen, and all rejected answers it was paired to  its own prompt
+infonce   InfoNCE   chosen, rejected                                   both prompts: a 2 x 2 grid
+sami      SAMI      likewise
+          Custom    chosen, rejected; the loss is a function of yours  its own prompt
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar
 
 import mlx.core as mx
-import numpy as np
+from jaxtyping import Bool, Float
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.losses import (
     dpo_sigmoid_loss,
     hinge_loss,
+    implicit_rewards,
     infonce_loss,
     ipo_loss,
     mipo_softmax_loss,
     sami_loss,
 )
-from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import DataError
-from mipo_mlx.inference.prefix_tree import Forest, Row, alone, plant, stems_of
+from mipo_mlx.training.collate import Batch, TrainingRow
 
-GRIDS = ("infonce", "sami")
-FIGURES = (  # what is told of each row
+FIGURES = (  # what is told of each row, under TRL's names
     "loss",
     "logps/chosen",
     "logps/rejected",
@@ -48,206 +49,249 @@ FIGURES = (  # what is told of each row
 
 
 @dataclass(frozen=True)
-class TrainingRow:
-    """One row as token ids, with the reference's log-probs of its responses, nats.
+class Scores:
+    """Log-probs of the answers of ``p`` rows, nats, summed over tokens; the chosen one is first.
 
     Attributes:
-        encoded: prompt, chosen response and one or more rejected ones.
-        reference: as many values as responses.
-        other_prompt_ids: what the rejected response was sampled under, where that is known.
+        policy: of up to ``k`` rejected answers besides; padding repeats the last.
+        reference: the same under the reference.
+        lengths: tokens of each answer.
+        there: which rejected answers are real.
+        grids: of rows that are scored under both prompts, [row, prompt, answer]; else None.
     """
 
-    encoded: EncodedPair
-    reference: tuple[float, ...]
-    other_prompt_ids: tuple[int, ...] = ()
+    policy: Float[mx.array, "p m"]
+    reference: Float[mx.array, "p m"]
+    lengths: Float[mx.array, "p m"]
+    there: Bool[mx.array, "p k"]
+    grids: Float[mx.array, "p 2 2"] | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Of the prompt and all responses."""
-        return len(self.encoded.prompt_ids) + sum(map(len, self.encoded.responses))
+    @classmethod
+    def of(cls, batch: Batch, logps: Float[mx.array, " r"]) -> Scores:
+        """From log-probs of the responses of a batch's forest."""
+        grids = None
+        if batch.other_sides.shape[0]:
+            grids = mx.stack([logps[batch.sides], logps[batch.other_sides]], axis=1)
+        return cls(logps[batch.sides], batch.reference, batch.lengths, batch.there, grids)
+
+    def per_token(self) -> Scores:
+        """Means over the tokens of each answer in place of sums."""
+        return replace(
+            self, policy=self.policy / self.lengths, reference=self.reference / self.lengths
+        )
 
 
-class Batch(NamedTuple):
-    """Arrays of ``p`` rows with up to ``k`` rejected responses each.
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A loss over answers.
 
-    forest · sides [p, 1 + k] int32, the forest's responses that are chosen and rejected; padding
-    repeats the last · there [p, k] bool, which rejected ones are real · other_sides [p, 2] int32,
-    both responses under the other prompt, or [0, 2] · reference [p, 1 + k] fp32, nats ·
-    lengths [p, 1 + k] fp32, tokens of each response.
+    Attributes:
+        beta: of the implicit reward ``beta * (log pi_theta - log pi_ref)``.
+        length_normalization: losses of pairs take means over tokens instead of sums.
     """
 
-    forest: Forest
-    sides: mx.array
-    there: mx.array
-    other_sides: mx.array
-    reference: mx.array
-    lengths: mx.array
+    beta: float = 0.1
+    length_normalization: bool = False
+    crossed: ClassVar[bool] = False  # answers are scored under both prompts of a row
+
+    def arrange(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """Rows as this loss needs them, from rows of one rejected response each.
+
+        Raises:
+            DataError: no row is of use for this loss.
+        """
+        return list(rows)
+
+    @abstractmethod
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """The loss of each row."""
+
+    def __call__(self, scores: Scores) -> Float[mx.array, " p"]:
+        """The loss of each row, of sums or of means over tokens."""
+        return self.loss(scores.per_token() if self.length_normalization else scores)
+
+    def rewards(self, scores: Scores) -> Float[mx.array, "p m"]:
+        """Implicit rewards of all answers (arXiv 2305.18290, eq. 5)."""
+        return implicit_rewards(
+            policy_logps=scores.policy, reference_logps=scores.reference, beta=self.beta
+        )
 
 
-def arrange(rows: Sequence[TrainingRow], loss: str) -> list[TrainingRow]:
-    """Rows as a loss needs them, from rows of one rejected response each.
+@dataclass(frozen=True)
+class DPO(Objective):
+    """``-log sigmoid(r+ - r-)``; ``label_smoothing``: chance that a pair is the wrong way round."""
 
-    ``mipo`` joins rows of the same prompt and chosen answer; ``infonce`` and ``sami`` keep those
-    whose other prompt is known.
+    label_smoothing: float = 0.0
 
-    Raises:
-        DataError: no row is of use for this loss.
-    """
-    if loss in GRIDS:
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.dpo_sigmoid_loss``."""
+        found, _, _ = dpo_sigmoid_loss(
+            policy_chosen_logps=scores.policy[:, 0],
+            policy_rejected_logps=scores.policy[:, 1],
+            reference_chosen_logps=scores.reference[:, 0],
+            reference_rejected_logps=scores.reference[:, 1],
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+        )
+        return found
+
+
+class IPO(Objective):
+    """The squared distance of the log-ratio difference from ``1 / (2 beta)``."""
+
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.ipo_loss``."""
+        rewards = self.rewards(scores)
+        return ipo_loss(
+            chosen_rewards=rewards[:, 0], rejected_rewards=rewards[:, 1], beta=self.beta
+        )
+
+
+class Hinge(Objective):
+    """``max(0, 1 - (r+ - r-))``."""
+
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.hinge_loss``."""
+        rewards = self.rewards(scores)
+        return hinge_loss(chosen_rewards=rewards[:, 0], rejected_rewards=rewards[:, 1])
+
+
+class SFT(Objective):
+    """Mean negative log-prob of the chosen answer's tokens; a control."""
+
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """Cross-entropy of the chosen answer, a mean over its tokens."""
+        return -scores.policy[:, 0] / scores.lengths[:, 0]
+
+
+class MIPO(Objective):
+    """Softmax over the chosen and all rejected answers of a row; DPO at one rejected answer."""
+
+    def arrange(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """Rows of the same prompt and chosen answer become one."""
+        joined: dict[tuple[str, tuple[int, ...], tuple[int, ...]], TrainingRow] = {}
+        for row in rows:
+            encoded = row.encoded
+            key = (encoded.group, encoded.prompt_ids, encoded.responses[0])
+            if key in joined:
+                known = joined[key]
+                responses = known.encoded.responses + encoded.responses[1:]
+                joined[key] = TrainingRow(
+                    replace(known.encoded, responses=responses), known.reference + row.reference[1:]
+                )
+            else:
+                joined[key] = row
+        return list(joined.values())
+
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.mipo_softmax_loss``."""
+        return mipo_softmax_loss(
+            policy_chosen_logps=scores.policy[:, 0],
+            policy_rejected_logps=scores.policy[:, 1:],
+            reference_chosen_logps=scores.reference[:, 0],
+            reference_rejected_logps=scores.reference[:, 1:],
+            beta=self.beta,
+            there=scores.there,
+        )
+
+
+class _Crossed(Objective):
+    """Losses over a grid: both answers under both prompts."""
+
+    crossed: ClassVar[bool] = True
+
+    def arrange(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """Rows whose other prompt is known."""
         kept = [row for row in rows if row.other_prompt_ids]
         if not kept:
             raise DataError(
-                f"--loss {loss} needs the prompt that each rejected answer was written for, and "
-                "no pair's stands among the pairs.",
+                f"--loss {type(self).__name__.lower()} needs the prompt that each rejected answer "
+                "was written for, and no pair's stands among the pairs.",
                 "make the pairs with --negatives random, or with --objective prompt",
             )
         return kept
-    if loss != "mipo":
-        return list(rows)
-    joined: dict[tuple[str, tuple[int, ...], tuple[int, ...]], TrainingRow] = {}
-    for row in rows:
-        encoded = row.encoded
-        key = (encoded.group, encoded.prompt_ids, encoded.responses[0])
-        if key in joined:
-            known = joined[key]
-            responses = known.encoded.responses + encoded.responses[1:]
-            joined[key] = TrainingRow(
-                replace(known.encoded, responses=responses), known.reference + row.reference[1:]
-            )
-        else:
-            joined[key] = row
-    return list(joined.values())
 
 
-def nodes(rows: Sequence[TrainingRow], loss: str) -> list[Row]:
-    """Prompts with the answers whose log-probs a loss needs; what rows share stands once."""
-    prompts: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], None]] = {}
-    for row in rows:
-        wanted = [(row.encoded.group, row.encoded.prompt_ids)]
-        if loss in GRIDS:
-            wanted.append(("", row.other_prompt_ids))
-        for prompt in wanted:
-            prompts.setdefault(prompt, {}).update(dict.fromkeys(row.encoded.responses))
-    return [Row(ids, tuple(mine), group) for (group, ids), mine in prompts.items()]
+def _grids(scores: Scores) -> Float[mx.array, "p 2 2"]:
+    if scores.grids is None:
+        raise ValueError("rows were not scored under both prompts: collate them with crossed=True")
+    return scores.grids
 
 
-class Stems:
-    """What the prompts of some nodes start with, and which of these each node goes on from."""
+@dataclass(frozen=True)
+class InfoNCE(_Crossed):
+    """Which prompt does a response belong to? No reference."""
 
-    def __init__(self, known: Sequence[Row]) -> None:
-        groups = [node.group for node in known]
-        self.tokens, owner = stems_of([node.prompt_ids for node in known], groups)
-        self._owner = {
-            (n.group, n.prompt_ids): place for n, place in zip(known, owner, strict=True)
-        }
+    temperature: float = 100.0
 
-    def owner(self, node: Row) -> int:
-        """The index of its stem."""
-        return self._owner[node.group, node.prompt_ids]
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.infonce_loss``."""
+        return infonce_loss(_grids(scores), temperature=self.temperature)
 
 
-def collate(
-    rows: Sequence[TrainingRow],
-    loss: str = "sigmoid",
-    *,
-    shares: bool = True,
-    stems: Stems | None = None,
-) -> Batch:
-    """Pad rows into one ``Batch``.
+class SAMI(_Crossed):
+    """Softmax over responses and over prompts, on means over tokens."""
 
-    Args:
-        rows: at least one.
-        loss: decides which answers stand under which prompts.
-        shares: a prompt is forwarded once for all its answers.
-        stems: those of their prompts that are forwarded already, which the forest leaves out.
-    """
-    known = nodes(rows, loss)
-    every = [((row.group, row.prompt_ids), ids) for row in known for ids in row.responses]
-    places = {answer: place for place, answer in enumerate(every)}
-    width = max(len(row.encoded.responses) for row in rows)
-    sides, reference, lengths, other_sides = [], [], [], []
-    for row in rows:
-        key = (row.encoded.group, row.encoded.prompt_ids)
-        room = width - len(row.encoded.responses)
-        answers = row.encoded.responses + row.encoded.responses[-1:] * room
-        sides.append([places[key, ids] for ids in answers])
-        reference.append(row.reference + row.reference[-1:] * room)
-        lengths.append([len(ids) for ids in answers])
-        if loss in GRIDS:
-            other = ("", row.other_prompt_ids)
-            other_sides.append([places[other, ids] for ids in row.encoded.responses])
-    counts = np.array([len(row.encoded.responses) - 1 for row in rows])
-    if stems is None:
-        forest = plant(known) if shares else alone(known)
-    else:
-        forest = plant(known, stems.tokens, [stems.owner(node) for node in known])
-    return Batch(
-        forest,
-        mx.array(sides, dtype=mx.int32),
-        mx.array(np.arange(width - 1) < counts[:, None]),
-        mx.array(np.array(other_sides, dtype=np.int32).reshape(-1, 2)),
-        mx.array(np.array(reference, dtype=np.float32)),
-        mx.array(np.array(lengths, dtype=np.float32)),
-    )
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """As ``core.losses.sami_loss``."""
+        return sami_loss(_grids(scores) / scores.lengths[:, None, :])
 
 
-def _grid_loss(batch: Batch, logps: mx.array, config: TrainConfig) -> mx.array:
-    lengths = batch.lengths[:, None, :]
-    grids = mx.stack([logps[batch.sides], logps[batch.other_sides]], axis=1)  # [p, prompt, answer]
-    if config.loss == "infonce":
-        return infonce_loss(grids, temperature=config.infonce_temperature)
-    return sami_loss(grids / lengths)
+@dataclass(frozen=True)
+class Custom(Objective):
+    """A loss of yours: ``function(scores)`` returns a value a row [p], differentiable."""
+
+    function: Callable[[Scores], mx.array] | None = None
+
+    def loss(self, scores: Scores) -> Float[mx.array, " p"]:
+        """What the function says."""
+        if self.function is None:
+            raise TypeError("Custom needs a function")
+        return self.function(scores)
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    """The loss that ``--loss`` names, with its options."""
+    beta, means = config.beta, config.length_normalization
+    known: dict[str, Callable[[], Objective]] = {
+        "sigmoid": lambda: DPO(beta, means, config.label_smoothing),
+        "mipo": lambda: MIPO(beta, means),
+        "ipo": lambda: IPO(beta, means),
+        "hinge": lambda: Hinge(beta, means),
+        "sft": lambda: SFT(beta),
+        "infonce": lambda: InfoNCE(beta, temperature=config.infonce_temperature),
+        "sami": lambda: SAMI(beta),
+    }
+    return known[config.loss]()
 
 
 def losses(
-    batch: Batch, logps: mx.array, config: TrainConfig
-) -> tuple[mx.array, dict[str, mx.array]]:
-    """Loss of each row [p] from log-probs of the forest's responses [r], and TRL's figures.
+    objective: Objective, scores: Scores, nll_weight: float = 0.0
+) -> tuple[Float[mx.array, " p"], dict[str, mx.array]]:
+    """Loss of each row, and TRL's figures of its first rejected response, [p] each.
 
-    Figures are of the first rejected response, [p] each; ``kl`` is ``log pi_ref - log pi_theta`` of
-    chosen answers, whose mean over the reference's own samples estimates KL(ref || policy).
+    Rewards are told of sums, whatever the loss makes of them; ``kl`` is ``log pi_ref - log
+    pi_theta`` of chosen answers, whose mean over the reference's own samples estimates
+    KL(ref || policy).
+
+    Args:
+        objective: the loss.
+        scores: of the rows.
+        nll_weight: times the chosen answer's mean negative log-prob, added to each loss.
     """
-    policy, reference = logps[batch.sides], batch.reference
-    means = policy / batch.lengths
-    kl = reference[:, 0] - policy[:, 0]
-    figures = {"logps/chosen": policy[:, 0], "logps/rejected": policy[:, 1], "kl": kl}
-    if config.length_normalization:
-        policy, reference = means, reference / batch.lengths
-    found, chosen, rejected = dpo_sigmoid_loss(
-        policy_chosen_logps=policy[:, 0],
-        policy_rejected_logps=policy[:, 1],
-        reference_chosen_logps=reference[:, 0],
-        reference_rejected_logps=reference[:, 1],
-        beta=config.beta,
-        label_smoothing=config.label_smoothing,
-    )
-    rewards = {"chosen_rewards": chosen, "rejected_rewards": rejected}
-    # what is told are TRL's rewards, of sums, whatever the loss makes of them
-    told = config.beta * ((logps[batch.sides] - batch.reference)[:, :2])
-    if config.loss == "ipo":
-        found = ipo_loss(**rewards, beta=config.beta)
-    elif config.loss == "hinge":
-        found = hinge_loss(**rewards)
-    elif config.loss == "sft":
-        found = -means[:, 0]
-    elif config.loss == "mipo":
-        found = mipo_softmax_loss(
-            policy_chosen_logps=policy[:, 0],
-            policy_rejected_logps=policy[:, 1:],
-            reference_chosen_logps=reference[:, 0],
-            reference_rejected_logps=reference[:, 1:],
-            beta=config.beta,
-            there=batch.there,
-        )
-    elif config.loss in GRIDS:
-        found = _grid_loss(batch, logps, config)
-    if config.nll_weight:
-        found = found - config.nll_weight * means[:, 0]
-    figures |= {
-        "rewards/chosen": told[:, 0],
-        "rewards/rejected": told[:, 1],
-        "rewards/margins": told[:, 0] - told[:, 1],
-        "rewards/accuracies": (told[:, 0] > told[:, 1]).astype(mx.float32),
-        "nll_loss": -means[:, 0],
+    nll = -scores.policy[:, 0] / scores.lengths[:, 0]
+    found = objective(scores)
+    if nll_weight:
+        found = found + nll_weight * nll
+    rewards = objective.rewards(scores)
+    figures = {
+        "logps/chosen": scores.policy[:, 0],
+        "logps/rejected": scores.policy[:, 1],
+        "kl": scores.reference[:, 0] - scores.policy[:, 0],
+        "rewards/chosen": rewards[:, 0],
+        "rewards/rejected": rewards[:, 1],
+        "rewards/margins": rewards[:, 0] - rewards[:, 1],
+        "rewards/accuracies": (rewards[:, 0] > rewards[:, 1]).astype(mx.float32),
+        "nll_loss": nll,
     }
     return found, figures

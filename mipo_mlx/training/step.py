@@ -17,6 +17,7 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Forest, distinct_prefix_tokens, sequence_logprobs
 from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.collate import Batch, Stems, TrainingRow, collate, nodes
 from mipo_mlx.training.compile import Compiled, padded
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.gradients import Trunk, forward_trunk, loss_gradient, trunk_gradient
@@ -28,7 +29,7 @@ from mipo_mlx.training.memory_plan import (
     micro_batches,
     tokens_of,
 )
-from mipo_mlx.training.objectives import FIGURES, Batch, Stems, TrainingRow, collate, losses, nodes
+from mipo_mlx.training.objectives import FIGURES, Scores, losses, objective_of
 
 Result = tuple[dict[str, mx.array], Any]  # figures of rows [p], and a gradient
 
@@ -43,16 +44,9 @@ def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
     )
 
 
-def _summed(
-    batch: Batch, config: TrainConfig, logps: mx.array
-) -> tuple[mx.array, dict[str, mx.array]]:
-    each, figures = losses(batch, logps, config)
-    return each.sum(), {"loss": each, **figures}
-
-
-def ideal_tokens(rows: Sequence[TrainingRow], loss: str) -> int:
+def ideal_tokens(rows: Sequence[TrainingRow], crossed: bool) -> int:
     """Tokens that a step of these rows must forward: no prefix twice, whoever has it."""
-    known = nodes(rows, loss)
+    known = nodes(rows, crossed)
     prompts = [row.prompt_ids[:-1] for row in known]
     return distinct_prefix_tokens(prompts) + sum(len(ids) for r in known for ids in r.responses)
 
@@ -77,10 +71,15 @@ class Gradients:
         self.lm, self.model, self.config = lm, lm.model, config
         self.plan = plan or plain_plan(config, lm)
         self.ranks = ranks or Ranks()
+        self.objective = objective_of(config)
         self.forwarded = 0  # tokens, over the life of this object
         self.compiled: Compiled | None = None
         if config.compile and not lm_head.on_cpu():
             self.compiled = Compiled(self.model, self._of_arrays)
+
+    def _summed(self, batch: Batch, logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        each, figures = losses(self.objective, Scores.of(batch, logps), self.config.nll_weight)
+        return each.sum(), {"loss": each, **figures}
 
     def _batches(self, rows: Sequence[TrainingRow]) -> Iterator[Batch]:
         parts = micro_batches(rows, self.plan.micro_batch, AT_ONCE)
@@ -88,14 +87,14 @@ class Gradients:
 
     def _collated(self, parts: Sequence[Sequence[TrainingRow]]) -> Iterator[Batch]:
         for part in parts:
-            self.forwarded += tokens_of(nodes(part, self.config.loss), self.lm.shares)
-            yield collate(part, self.config.loss, shares=self.lm.shares)
+            self.forwarded += tokens_of(nodes(part, self.objective.crossed), self.lm.shares)
+            yield collate(part, crossed=self.objective.crossed, shares=self.lm.shares)
 
     def _of_batch(self, batch: Batch, trunk: Trunk | None = None) -> tuple[mx.array, Any]:
         """Log-probs of the forest's responses, and the gradient of the rows' summed loss."""
 
         def loss(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-            return _summed(batch, self.config, logps)[0], {"logps": logps}
+            return self._summed(batch, logps)[0], {"logps": logps}
 
         budget, recompute = self.plan.logits, self.plan.recompute
         told, grads = loss_gradient(
@@ -109,7 +108,7 @@ class Gradients:
 
     def _by_pieces(self, parts: Sequence[Sequence[TrainingRow]]) -> Iterator[Result]:
         """Of rows that go on from the same prompts, these forwarded by themselves."""
-        known = [node for part in parts for node in nodes(part, self.config.loss)]
+        known = [node for part in parts for node in nodes(part, self.objective.crossed)]
         stems = Stems(known)
         if not by_pieces(stems.tokens, len(parts), self.plan.piece):
             yield from map(self._gradient, self._collated(parts))
@@ -117,7 +116,7 @@ class Gradients:
         trunk = forward_trunk(self.model, stems.tokens, self.plan.piece)
         self.forwarded += tokens_of(known, True)
         for part in parts:
-            batch = collate(part, self.config.loss, stems=stems)
+            batch = collate(part, crossed=self.objective.crossed, stems=stems)
             found = self._gradient(batch, trunk)
             mx.eval(found, trunk.slopes)  # together, or a graph would stay for the latter
             yield found
@@ -138,7 +137,7 @@ class Gradients:
             logps, grads = self._of_batch(batch, trunk)
         else:
             logps, grads = self.compiled([*padded(batch.forest), *batch[1:]])
-        return _summed(batch, self.config, logps)[1], grads
+        return self._summed(batch, logps)[1], grads
 
     def _mean(self, figures: dict[str, list[np.ndarray]], count: int) -> dict[str, float]:
         sums = [float(np.concatenate(figures.get(name) or [np.zeros(1)]).sum()) for name in FIGURES]
@@ -166,7 +165,7 @@ class Gradients:
         for start in range(0, len(mine), at_once):
             for batch in self._batches(mine[start : start + at_once]):
                 logps = sequence_logprobs(self.model, batch.forest, budget=self.plan.logits)
-                _, each = _summed(batch, self.config, logps)
+                _, each = self._summed(batch, logps)
                 for name, array in each.items():
                     found.setdefault(name, []).append(np.array(array))
         self.model.train()

@@ -23,9 +23,9 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import batches
 from mipo_mlx.errors import MipoError
 from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_plan import Plan
-from mipo_mlx.training.objectives import TrainingRow, arrange
 from mipo_mlx.training.step import Gradients, ideal_tokens
 
 NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
@@ -84,7 +84,7 @@ class Trainer:
 
     Args:
         lm: with an adapter attached.
-        rows: of one rejected answer each; ``arrange`` joins them as the loss needs.
+        rows: of one rejected answer each; the objective arranges them as it needs.
         config: of training.
         seed: of the order of rows.
         validation: rows that are never trained on.
@@ -105,8 +105,9 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.seed = lm.model, config, seed
         self.gradients = Gradients(lm, config, plan, ranks)
-        self.rows = arrange(rows, config.loss)
-        self.validation = arrange(validation, config.loss) if validation else []
+        objective = self.gradients.objective
+        self.rows = objective.arrange(rows)
+        self.validation = objective.arrange(validation) if validation else []
         self.per_step = config.batch_size * config.gradient_accumulation_steps
         self.per_epoch = math.ceil(len(self.rows) / self.per_step)
         total = self.per_epoch * config.epochs
@@ -166,7 +167,7 @@ class Trainer:
         mine = self.gradients.forwarded - before
         return values | {
             "forwarded_tokens": sum(self.gradients.ranks.sums([mine])),
-            "ideal_tokens": ideal_tokens(rows, self.config.loss),
+            "ideal_tokens": ideal_tokens(rows, self.gradients.objective.crossed),
             "tokens_per_second": sum(row.tokens for row in rows) / (time.perf_counter() - start),
             "peak_memory_bytes": mx.get_peak_memory(),
             "cache_memory_bytes": mx.get_cache_memory(),

@@ -10,7 +10,7 @@ from typing import Any
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.scrub import read_held, scrub_pairs
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.training.objectives import GRIDS
+from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.types import PreferencePair
 
 log = logging.getLogger("mipo_mlx")
@@ -25,7 +25,7 @@ def held_facts(config: TrainConfig) -> list[str]:
     """
     if not config.hold_facts:
         return []
-    if config.loss in GRIDS:
+    if objective_of(config).crossed:
         raise ConfigError(
             f"--hold-facts: --loss {config.loss} teaches rejected answers too, and these stay as "
             "they are.",

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mipo_cli.app import COMMANDS, app
+from mipo_cli.help import FIRST, GROUPS
 from mipo_cli.options import flag
 from mipo_cli.reference import markdown
 from mipo_cli.render import Bars, show_report
@@ -65,7 +67,29 @@ def test_help_needs_no_mlx(words: list[str]) -> None:
 
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
-    assert result.output.strip() == f"mipo {__version__}"
+    used = f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
+    assert result.output.strip() == f"mipo {__version__} ({used})"
+
+
+def test_help_shows_the_first_options_by_groups_and_all_on_request() -> None:
+    few = CliRunner().invoke(app, ["run", "-h"], terminal_width=80)
+    lines = few.output.splitlines()
+    assert few.exit_code == 0 and len(lines) <= 50  # a screen
+    for name in FIRST:
+        assert f"--{name.replace('_', '-')}" in few.output
+    assert "--lora-rank" not in few.output
+    titles = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == [GROUPS[name] for name in ("data", "generate", "train", "eval", "")]
+    every = CliRunner().invoke(app, ["run", "--help-all"], terminal_width=80).output
+    for name in all_options():
+        assert f"--{name.replace('_', '-')}" in every
+    assert f"{len(all_options()) - len(FIRST)} more options" in few.output
+
+
+def test_the_shell_can_complete_commands() -> None:
+    given = {"_MIPO_COMPLETE": "complete_bash", "COMP_WORDS": "mipo gen", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(app, [], prog_name="mipo", env=given)
+    assert result.output.split() == ["generate"]
 
 
 def test_the_reference_is_up_to_date_and_names_every_option() -> None:

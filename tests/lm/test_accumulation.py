@@ -16,8 +16,8 @@ from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair, pad_right
 from mipo_mlx.models.architecture import other_states
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.training import objectives
-from mipo_mlx.training.objectives import TrainingRow
+from mipo_mlx.training import collate
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.trainer import Trainer
 
 from . import archs
@@ -110,7 +110,7 @@ def test_four_rows_are_four_batches_of_one_accumulated(
         return planting(rows, *stems)
 
     for way in ("plant", "alone"):
-        monkeypatch.setattr(objectives, way, partial(counted, getattr(objectives, way)))
+        monkeypatch.setattr(collate, way, partial(counted, getattr(collate, way)))
     model = with_lora(name).train()
     rows = step_rows(4)
     value, wanted = stock_gradient(model, rows, one_by_one)

@@ -17,9 +17,9 @@ from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import plant
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training import compile
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.compile import padded, rounded
 from mipo_mlx.training.gradients import loss_gradient
-from mipo_mlx.training.objectives import TrainingRow
 from mipo_mlx.training.step import Gradients
 
 from .test_forest import SMALL, ragged, relative, with_lora

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import pytest
 
-from mipo_mlx.inference.compiler import compiles, uncompiled_on_cpu
+from mipo_mlx.models.compiler import compiles, uncompiled_on_cpu
 
 pytestmark = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="nothing changes on a GPU"
