@@ -219,7 +219,7 @@ def measure(model: Any, one: Draw, plan: Plan) -> int:
 
 
 def measured(args: argparse.Namespace) -> Iterator[tuple[Draw, int, Plan, int]]:
-    """Draws with bytes of weights and of gradients (one, and their sum), how their steps were taken, and their peaks."""
+    """Draws, bytes of weights with two gradients, how a step was taken, and its peak."""
     rng = random.Random(args.seed)
     for index in range(args.draws):
         one = small(rng) if args.shapes == "small" else draw(rng)
