@@ -16,6 +16,7 @@ import typer
 from mipo_cli.commands import (
     arena,
     bench,
+    check,
     compare,
     contexts,
     controls,
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "controls": controls.command,
     "arena": arena.command,
     "contexts": contexts.command,
+    "check": check.command,
     "doctor": doctor.command,
     "bench": bench.command,
     "reproduce": reproduce.command,

@@ -116,7 +116,7 @@ class GrowingCache:
         start, self.held = self.held, self.held + keys.shape[2]
         self.keys = self._append(self.keys, keys, start)
         self.values = self._append(self.values, values, start)
-        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+        return self.keys_and_values()
 
     def _append(self, old: mx.array | None, new: mx.array, start: int) -> mx.array:
         if self.layout is None or not self.reserve:
@@ -154,6 +154,11 @@ class GrowingCache:
             twin.keys, twin.values = (take(array, rows) for array in arrays)
         return twin
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], for layers that read another layer's."""
+        assert self.keys is not None and self.values is not None
+        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+
     @property
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
@@ -173,8 +178,11 @@ class SegmentedCache(GrowingCache):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
-        self.held += keys.shape[2]
-        self.segments.append((keys, values, None))
+        self.append(keys, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], joined here."""
         every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
         joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
         return joined, other
@@ -203,6 +211,11 @@ class SegmentedCache(GrowingCache):
         """Take what a block has made of new tokens [b, heads, new, d]."""
         self.held += keys.shape[2]
         self.segments.append((keys, values, None))
+
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take keys and values of several segments in turn."""
+        for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
+            self.append(keys, values)
 
     @property
     def state(self) -> list[mx.array]:

@@ -82,7 +82,24 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# gradients alone are checked on these: scaled and tied heads, mixtures of experts, parallel blocks
+_GEMMA4: dict[str, Any] = {  # its blocks return keys and values
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": 6,
+    "sliding_window_pattern": 2,
+    "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0,
+}
+_GEMMA4_MOE: dict[str, Any] = {
+    "enable_moe_block": True,
+    "num_experts": 4,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 32,
+}
+
+# gradients alone are checked on these: scaled and tied heads, mixtures of experts, parallel blocks,
+# keys that are values too, layers that read another layer's keys
 MORE_ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("cohere", {"logit_scale": 0.25}),
     "gemma": ("gemma", {"head_dim": 8}),
@@ -111,6 +128,19 @@ MORE_ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
             "norm_topk_prob": True,
         },
+    ),
+    "gemma4_shared": (
+        "gemma4_text",
+        {
+            **_GEMMA4,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCAB,
+        },
+    ),
+    "gemma4_k_eq_v": (
+        "gemma4_text",
+        {**_GEMMA4, **_GEMMA4_MOE, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
     ),
     "stablelm": (
         "stablelm",
@@ -174,12 +204,42 @@ HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+# layers that read another layer's cache; without a cache mlx-lm gives them keys of their own
+CACHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3n": (
+        "gemma3n",
+        {
+            "text_config": {
+                **_COMMON,
+                "num_hidden_layers": 6,
+                "head_dim": 8,
+                "num_kv_shared_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"] * 3,
+                "sliding_window": 6,
+                "model_type": "gemma3n_text",
+                "vocab_size_per_layer_input": VOCAB,
+                "hidden_size_per_layer_input": 16,
+                "rope_local_base_freq": 10_000.0,
+                "rope_theta": 1e6,
+                "final_logit_softcapping": 30.0,
+                "activation_sparsity_pattern": [0.5, 0.0] * 3,
+                "altup_num_inputs": 3,
+                "altup_coef_clip": 120.0,
+                "altup_correct_scale": True,
+                "altup_active_idx": 0,
+                "laurel_rank": 4,
+            }
+        },
+    ),
+}
 KNOWN = {**ARCHS, **MORE_ARCHS, **HYBRIDS}
+_ALL = {**KNOWN, **CACHED}
 
 
 def arguments(name: str) -> dict[str, Any]:
     """``config.json`` of an architecture, only what its ``ModelArgs`` knows."""
-    module, extra = KNOWN[name]
+    module, extra = _ALL[name]
     kind = importlib.import_module(f"mlx_lm.models.{module}").ModelArgs
     known = {field.name for field in dataclasses.fields(kind)}
     given = {**_COMMON, **extra, "model_type": module}
@@ -188,7 +248,7 @@ def arguments(name: str) -> dict[str, Any]:
 
 def build(name: str, seed: int = 0) -> Any:
     """A random model in fp32 with weights large enough that the next token is far from uniform."""
-    module = importlib.import_module(f"mlx_lm.models.{KNOWN[name][0]}")
+    module = importlib.import_module(f"mlx_lm.models.{_ALL[name][0]}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(arguments(name)))
     model.update(
