@@ -32,11 +32,12 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
 
 def _head(machine: Machine, rates: dict[str, float]) -> list[str]:
     versions = ", ".join(f"{name} {machine.versions.get(name, '?')}" for name in NAMES)
+    load = "" if machine.load is None else f"; load {machine.load:g} on {machine.cores} cores"
     measured = ", ".join(f"{name} {_rate(rate)}" for name, rate in rates.items())
     return [
         f"### mipo bench: {machine.chip}, {machine.memory / 2**30:.0f} GiB ({machine.backend})",
         "",
-        f"{machine.system}; {versions}; memory limit {_gib(machine.limit)} GiB.",
+        f"{machine.system}; {versions}; memory limit {_gib(machine.limit)} GiB{load}.",
         f"One large matrix product: {measured or 'not measured'}.",
         "",
     ]

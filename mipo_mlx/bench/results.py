@@ -16,6 +16,8 @@ class Machine:
         backend: ``gpu`` or ``cpu``, as MLX uses it.
         memory: bytes of the machine.
         limit: bytes that may be used.
+        load: processes that wanted a core in the minute before, on average; None where unknown.
+        cores: how many there are.
         versions: of Python and packages.
     """
 
@@ -24,6 +26,8 @@ class Machine:
     backend: str
     memory: int
     limit: int
+    load: float | None
+    cores: int
     versions: dict[str, str]
 
 

@@ -7,6 +7,7 @@ not to fit memory or time is not begun.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ def machine(limit: int) -> Machine:
         backend="cpu" if "cpu" in backend else "gpu",
         memory=int(known["memory_bytes"]),
         limit=limit,
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        cores=os.cpu_count() or 1,
         versions={"python": str(known["python"]), **known["versions"]},
     )
 

@@ -44,7 +44,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def measured(**asked: Any) -> BenchResult:
-    given = {"shapes": ("tiny",), "precisions": ("fp32",), "works": ("S1",), "minutes": 0.2}
+    given = {"shapes": ("tiny",), "precisions": ("fp32",), "works": ("S1",), "minutes": 60.0}
     return bench(BenchRequest(**{**given, **asked}), silent)
 
 
@@ -128,8 +128,11 @@ def test_what_does_not_fit_memory_is_left_out_with_its_reason() -> None:
     )
 
 
-def test_what_takes_too_long_is_left_out_with_its_reason() -> None:
-    result = measured(shapes=("qwen2.5-7b", "tiny"), minutes=0.1, memory_limit=100.0)
+def test_what_takes_too_long_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "matmul_rate", lambda dtype, seconds: 1e9)
+    result = measured(shapes=("qwen2.5-7b", "tiny"), memory_limit=100.0)
     assert [row.model for row in result.steps] == ["tiny"]
     assert "give more --minutes" in result.skipped[0].why
 
