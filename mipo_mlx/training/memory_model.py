@@ -328,9 +328,11 @@ def _bunch_bytes(
 ) -> int:
     """Of prompts' keys and values, and one pass at a time."""
     held = bunch.tokens * of.layers * 2 * of.kv_heads * of.head_dim
-    nothing = Pass(0, 0, 0)  # a piece is no pass of responses
-    passes = [*bunch.parts, Geometry((bunch.piece, nothing), 0)]
-    most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
+    piece = Geometry((bunch.piece, Pass(0, 0, 0)), 0)  # no pass of responses, and no head
+    most = max(
+        step_bytes(one, of, budget=0 if one is piece else budget, recompute=recompute, by=by)
+        for one in (*bunch.parts, piece)
+    )
     return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added
 
 
