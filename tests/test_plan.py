@@ -149,6 +149,17 @@ def test_on_a_gpu_geometry_has_the_widths_of_the_compiled_step(
     assert Geometry.of(made, shares=False).passes[0].tokens == padded(alone(made)).responses.size
 
 
+def test_after_prompts_without_padding_attention_is_told_that_it_is_causal() -> None:
+    one, other = (3,) * 9, (4,) * 8
+    answers = ((5, 6), (7,))
+    even = Geometry.after([Row(one, answers, "c"), Row(one, answers, "c")], [4, 4])
+    assert [item.causal for item in even.passes] == [True, True]
+    ragged = Geometry.after([Row(one, answers, "c"), Row(other, answers, "c")], [4, 4])
+    assert [item.causal for item in ragged.passes] == [True, False]
+    apart = Geometry.after([Row(one, answers, "c"), Row(other, answers, "c")], [4, 3])
+    assert not any(item.causal for item in apart.passes)
+
+
 def test_fused_attention_keeps_no_scores_where_it_is_told_to_be_causal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -176,7 +187,7 @@ def test_the_prediction_is_near_what_mlx_counts(recompute: bool) -> None:
     made = rows(8, stem=200)
     known = [Row(r.encoded.prompt_ids, r.encoded.responses, r.encoded.group) for r in made]
     forest = plant(known)
-    mx.eval(*forest)
+    mx.eval(forest.arrays)
     weights = sum(a.nbytes for a in dict(tree_flatten(model.parameters())).values())
     before = mx.get_active_memory()
     peaks = []

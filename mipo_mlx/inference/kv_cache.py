@@ -31,10 +31,13 @@ class Layout:
     Attributes:
         position: of the first columns [b, shared] int32, ``HIDDEN`` at padding.
         base: position of the next column [b] int32; later ones count on from it.
+        even: no column of any row is padding, so that "causal" says all there is to say. A fact
+            known from lengths, for the arrays cannot be asked while a function is traced.
     """
 
     position: mx.array
     base: mx.array
+    even: bool = False
 
     @property
     def shared(self) -> int:
@@ -62,21 +65,25 @@ class Layout:
             visible = visible & (key > query - window)
         return visible[:, None]
 
-    def settle(self, held: int, real: mx.array) -> Layout:
-        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count."""
+    def settle(self, held: int, real: mx.array, even: bool = False) -> Layout:
+        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count.
+
+        ``even`` says that these are all of them.
+        """
         index = mx.arange(held - self.shared)
         later = mx.where(index < real[:, None], self.base[:, None] + index, HIDDEN)
-        return Layout(mx.concatenate([self.position, later], axis=1), self.base + real)
+        position = mx.concatenate([self.position, later], axis=1)
+        return Layout(position, self.base + real, self.even and even)
 
     def take(self, rows: mx.array) -> Layout:
         """These rows."""
-        return Layout(self.position[rows], self.base[rows])
+        return Layout(self.position[rows], self.base[rows], self.even)
 
 
-def left_aligned(columns: int, lengths: mx.array) -> Layout:
-    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real."""
+def left_aligned(columns: int, lengths: mx.array, even: bool = False) -> Layout:
+    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real; all where ``even``."""
     column = mx.arange(columns)
-    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths)
+    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths, even)
 
 
 def take(array: mx.array, rows: mx.array | None) -> mx.array:
@@ -131,16 +138,20 @@ class GrowingCache:
     def make_mask(
         self, new: int, return_array: bool = False, window_size: int | None = None
     ) -> Any:
-        """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same."""
+        """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same.
+
+        Attention aligns the latter to the last key, and on Metal has a fused gradient for it alone.
+        """
         from mlx_lm.models.base import create_causal_mask
 
+        narrow = window_size is not None and self.held + new > window_size
+        padded = self.layout is not None and not self.layout.even
+        if not (narrow or return_array or padded):
+            return "causal"
         if self.layout is not None:
             mask = self.layout.mask(self.held, new, window_size)
             return mask[:, None] if self.mask_rank == 5 else mask
-        narrow = window_size is not None and self.held + new > window_size
-        if narrow or return_array or self.held:
-            return create_causal_mask(new, offset=self.held, window_size=window_size)
-        return "causal"
+        return create_causal_mask(new, offset=self.held, window_size=window_size)
 
     def hold(self, keys: mx.array, values: mx.array) -> None:
         """Begin with these columns [b, heads, held, d]."""
@@ -227,6 +238,8 @@ def fork(
     caches: Sequence[GrowingCache],
     rows: mx.array | None,
     lengths: mx.array | None = None,
+    *,
+    even: bool = False,
 ) -> list[GrowingCache]:
     """Caches of these rows, in this order and as often as they are named; None is all, once.
 
@@ -234,24 +247,29 @@ def fork(
         caches: one a layer; they stay as they are.
         rows: indices [n].
         lengths: real columns of each row of ``caches`` when they are in prompt mode.
+        even: these are all columns.
     """
     first = caches[0]
     layout = first.layout
     if layout is None:
         assert lengths is not None
-        layout = left_aligned(first.held, lengths)
+        layout = left_aligned(first.held, lengths, even)
     elif first.held > layout.shared:
-        layout = layout.settle(first.held, mx.full(layout.base.shape, first.held - layout.shared))
+        new = first.held - layout.shared
+        layout = layout.settle(first.held, mx.full(layout.base.shape, new), even=True)
     if rows is not None:
         layout = layout.take(rows)
     return [cache._with(layout, rows) for cache in caches]
 
 
-def settle(caches: Sequence[GrowingCache], real: mx.array) -> None:
-    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place."""
+def settle(caches: Sequence[GrowingCache], real: mx.array, *, even: bool = False) -> None:
+    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place.
+
+    ``even`` says that these are all of them.
+    """
     layout = caches[0].layout
     assert layout is not None
-    layout = layout.settle(caches[0].held, real)
+    layout = layout.settle(caches[0].held, real, even)
     for cache in caches:
         cache.layout = layout
 
@@ -261,10 +279,11 @@ def compact(caches: Sequence[GrowingCache]) -> list[GrowingCache]:
     (settled,) = fork(caches[:1], None)
     layout = settled.layout
     assert layout is not None
-    width = int(np.array(layout.base).max())
+    base = np.array(layout.base)
+    width = int(base.max())
     order = mx.argsort(layout.position, axis=1)[:, :width]
     rows = mx.arange(order.shape[0])[:, None]
-    aligned = left_aligned(width, layout.base)
+    aligned = left_aligned(width, layout.base, even=bool((base == width).all()))
 
     def move(array: mx.array | None) -> mx.array | None:
         if array is None:  # no column yet
@@ -284,8 +303,10 @@ def join(one: Sequence[GrowingCache], other: Sequence[GrowingCache]) -> list[Gro
     """The rows of both, forked caches, one after the other, compacted; for inference."""
     one, other = compact(one), compact(other)
     width = max(one[0].held, other[0].held)
-    bases = [caches[0].layout.base for caches in (one, other) if caches[0].layout is not None]
-    layout = left_aligned(width, mx.concatenate(bases))
+    layouts = [caches[0].layout for caches in (one, other) if caches[0].layout is not None]
+    bases = [layout.base for layout in layouts]
+    even = all(layout.even for layout in layouts) and one[0].held == other[0].held
+    layout = left_aligned(width, mx.concatenate(bases), even)
 
     def stack(left: mx.array | None, right: mx.array | None) -> mx.array | None:
         known = right if left is None else left

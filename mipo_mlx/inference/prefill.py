@@ -13,7 +13,7 @@ import mlx.core as mx
 from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference.kv_cache import GrowingCache, fork, join, settle
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens, head_of, stems_of
-from mipo_mlx.inference.prompt_cache import Held, hold_in_chunks
+from mipo_mlx.inference.prompt_cache import Held, hold_in_chunks, lengths_of, unpadded
 from mipo_mlx.models.load import LanguageModel
 
 PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
@@ -84,7 +84,7 @@ class Prefill:
         tokens, _ = pad_right(rests)
         if tokens.shape[1]:
             self.lm.model(mx.array(tokens), cache=caches)
-            settle(caches, mx.array([len(ids) for ids in rests]))
+            settle(caches, lengths_of(rests), even=unpadded(rests))
         return caches
 
     def _serve(self, wanted: Sequence[int]) -> list[int]:
@@ -115,7 +115,7 @@ class Prefill:
             whole = [stems[index] for index in bare]
             parts.append(hold_in_chunks(self.lm.model, whole, PREFILL_TOKENS))
             self.tally.forwarded += sum(map(len, whole))
-        made = [fork(held.caches, None, held.lengths) for held in parts]
+        made = [fork(held.caches, None, held.lengths, even=held.even) for held in parts]
         if len(made) == 1:
             return made[0]
         order = sorted(range(len(stems)), key=[*headed, *bare].__getitem__)

@@ -17,10 +17,14 @@ CAUSAL_PIECE = 128  # tokens of a stem forwarded at once on a CPU
 
 @dataclass(frozen=True)
 class Held:
-    """Forwarded stems: caches in prompt mode, or settled ones, and real tokens of each [s]."""
+    """Forwarded stems: caches in prompt mode, or settled ones, and real tokens of each [s].
+
+    ``even`` where all have as many.
+    """
 
     caches: list[GrowingCache]
     lengths: mx.array
+    even: bool = False
 
 
 def lengths_of(rows: Sequence[tuple[int, ...]]) -> mx.array:
@@ -28,8 +32,20 @@ def lengths_of(rows: Sequence[tuple[int, ...]]) -> mx.array:
     return mx.array([len(ids) for ids in rows], dtype=mx.int32)
 
 
-def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = False) -> Held:
-    """Forward right-padded stems [s, ls].
+def unpadded(rows: Sequence[tuple[int, ...]]) -> bool:
+    """Whether all have as many tokens, and so need no padding."""
+    return len(set(map(len, rows))) == 1
+
+
+def hold(
+    model: Any,
+    tokens: mx.array,
+    lengths: mx.array,
+    *,
+    even: bool = False,
+    segmented: bool = False,
+) -> Held:
+    """Forward right-padded stems [s, ls]; ``even`` where there is no padding.
 
     In pieces on a CPU, where attention makes every score, also those that are masked: a piece meets
     the keys up to its own end only.
@@ -40,7 +56,7 @@ def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = F
         step = CAUSAL_PIECE
     for start in range(0, tokens.shape[1], step):
         fill(model, tokens[:, start : start + step], caches)
-    return Held(caches, lengths)
+    return Held(caches, lengths, even)
 
 
 def fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
@@ -68,11 +84,13 @@ def hold_in_chunks(
     if trunk is None:
         caches = new_caches(model)
     else:
-        caches = fork(trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths)
+        caches = fork(
+            trunk.caches, mx.zeros(len(stems), dtype=mx.int32), trunk.lengths, even=trunk.even
+        )
     for start in range(0, padded.shape[1], chunk):
         fill(model, mx.array(padded[:, start : start + chunk]), caches)
         mx.eval([cache.state for cache in caches])
     if trunk is None:
-        return Held(caches, lengths)
-    settle(caches, lengths)
-    return Held(caches, lengths + trunk.lengths)
+        return Held(caches, lengths, unpadded(stems))
+    settle(caches, lengths, even=unpadded(stems))
+    return Held(caches, lengths + trunk.lengths, trunk.even and unpadded(stems))

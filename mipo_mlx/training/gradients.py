@@ -22,7 +22,7 @@ from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference.checkpointing import recomputed
 from mipo_mlx.inference.kv_cache import new_caches, primed
 from mipo_mlx.inference.prefix_tree import Forest, sequence_logprobs
-from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of
+from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of, unpadded
 
 # log-probs of responses [r] -> the loss, and whatever else is wanted of them
 Loss = Callable[[mx.array], tuple[mx.array, dict[str, mx.array]]]
@@ -36,6 +36,7 @@ class Trunk:
     Attributes:
         tokens: [s, ls] int32, right-padded.
         lengths: real ones of each [s].
+        even: none has padding.
         piece: columns forwarded at once.
         keys: keys and values of all columns, not in any graph.
         slopes: of the loss to these, so far.
@@ -43,6 +44,7 @@ class Trunk:
 
     tokens: mx.array
     lengths: mx.array
+    even: bool
     piece: int
     keys: Keys = field(default_factory=list)
     slopes: Keys = field(default_factory=list)
@@ -93,7 +95,9 @@ def loss_gradient(
     def whole(keys: Keys) -> tuple[mx.array, dict[str, mx.array]]:
         held = None
         if trunk is not None:
-            held = Held(primed(new_caches(model, segmented=recompute), keys), trunk.lengths)
+            held = Held(
+                primed(new_caches(model, segmented=recompute), keys), trunk.lengths, trunk.even
+            )
         return loss(sequence_logprobs(model, forest, held, budget=budget, recompute=recompute))
 
     told, (grads, slopes) = _with_parameters(model, whole, keys)
@@ -106,7 +110,7 @@ def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: i
     """Keys and values of what prompts start with, at most ``at_once`` padded tokens at a time."""
     tokens = mx.array(pad_right(stems)[0])
     piece = max(1, at_once // len(stems))
-    trunk = Trunk(tokens, lengths_of(stems), piece)
+    trunk = Trunk(tokens, lengths_of(stems), unpadded(stems), piece)
     caches = new_caches(model)
     for start in trunk.starts:
         fill(model, tokens[:, start : start + piece], caches)

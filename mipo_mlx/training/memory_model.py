@@ -116,7 +116,7 @@ class Geometry:
         stem = size(max(map(len, stems)))
         step = CAUSAL_PIECE if lm_head.on_cpu() else max(1, stem)
         passes = [
-            Pass(len(stems), min(step, stem - start), min(stem, start + step), causal=not start)
+            Pass(len(stems), min(step, stem - start), min(stem, start + step), causal=True)
             for start in range(0, stem, step)
         ]
         after = cls.after(rows, [len(stems[mine]) for mine in owner], compiled=True)
@@ -128,18 +128,20 @@ class Geometry:
     ) -> Geometry:
         """Of what follows stems of these lengths, one a row, that are forwarded already.
 
-        ``compiled`` is that the step may be compiled, so that widths are rounded up on a GPU.
+        ``compiled`` is that the step may be compiled: widths are rounded up on a GPU then, and
+        nothing is known to have no padding, so that masks are arrays.
         """
         size = _width(compiled)
+        rests = [len(row.prompt_ids) - length for row, length in zip(rows, stems, strict=True)]
+        even = not compiled and len(set(stems)) == 1
         stem = size(max(stems))
-        branch = size(
-            max(len(row.prompt_ids) - 1 - length for row, length in zip(rows, stems, strict=True))
-        )
+        branch = size(max(rests) - 1)
         width = size(max(len(ids) for row in rows for ids in row.responses))
-        passes = [Pass(len(rows), branch, stem + branch)] if branch else []
+        passes = [Pass(len(rows), branch, stem + branch, even)] if branch else []
+        even = even and len(set(rests)) == 1
         count = sum(len(row.responses) for row in rows)
         answers = sum(len(ids) for row in rows for ids in row.responses)
-        return cls((*passes, Pass(count, width, stem + branch + width)), answers)
+        return cls((*passes, Pass(count, width, stem + branch + width, even)), answers)
 
 
 def _width(compiled: bool) -> Callable[[int], int]:
@@ -165,7 +167,7 @@ class Bunch:
     def of(cls, stems: Sequence[int], columns: int, parts: Sequence[Geometry]) -> Bunch:
         """Of stems of these lengths, this many columns forwarded at once."""
         longest = max(stems)
-        piece = Pass(len(stems), min(columns, longest), longest)
+        piece = Pass(len(stems), min(columns, longest), longest, causal=True)
         return cls(len(stems) * longest, piece, tuple(parts))
 
 
