@@ -120,7 +120,7 @@ def test_geometry_is_that_of_the_forest(stem: int) -> None:
     assert sum(one.tokens for one in pieces) == stems.size
     assert all(one.queries <= CAUSAL_PIECE for one in pieces)
     stems, owner = stems_of([row.prompt_ids for row in made], [row.group for row in made])
-    after = Geometry.after(made, [len(stems[mine]) for mine in owner])
+    after = Geometry.after(made, [len(stems[mine]) for mine in owner], compiled=True)
     assert (*pieces, *after.passes) == shape.passes
     single = Geometry.of(made, shares=False)
     assert single.passes[0].tokens == alone(made).responses.size
