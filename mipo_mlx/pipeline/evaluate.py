@@ -31,7 +31,7 @@ from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.models.memory import measured
+from mipo_mlx.models.memory import allocator_within, measured
 from mipo_mlx.reporting.narrative import section
 from mipo_mlx.results import SIDES, EvalResult, Json, Section
 from mipo_mlx.run_dir.journal import AnswerFile
@@ -253,7 +253,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Ev
         return EvalResult.from_json(json.loads((run / "eval.json").read_text(encoding="utf-8")))
     stats: Json = {}
     keeper = _Keeper(store, key)
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         result, files = _measure(_subject(lm, inputs, config, keeper, on_progress), studies, keeper)
     result = replace(result, overlap=seen, held_out=_held_out(seen, inputs.held_out))
     store.write_json("eval.json", result.to_json())

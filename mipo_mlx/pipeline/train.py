@@ -27,7 +27,7 @@ from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.architecture import total_parameters
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.models.memory import allocator_within, limit_bytes, measured
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.training import compat_check
@@ -363,7 +363,8 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
     shape = _attach(lm, config.train, config.data.seed)
     pairs = [with_ids(lm, pair, config.generate.enable_thinking) for pair in pairs]
-    pairs = _referred(lm, pairs, config, on_progress)
+    with allocator_within(config.generate.memory_limit):
+        pairs = _referred(lm, pairs, config, on_progress)
     rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
     plan = _proven(lm, rows, config, ranks, shape)
     trainer = Trainer(
@@ -377,7 +378,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
         "plan": [plan.micro_batch, plan.recompute, plan.logits, plan.piece],
         "ranks": ranks.size,
     }
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         if ranks.rank == 0:
             store.write_text("config.toml", to_toml(config))
         metrics = _run(store, state, trainer, config.train, on_progress)
