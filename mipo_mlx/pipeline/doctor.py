@@ -24,7 +24,7 @@ from mipo_mlx.generation.contrasts import contrasts_of
 from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.models import lora
 from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import Download, LanguageModel, Skeleton, load_skeleton
+from mipo_mlx.models.load import Download, LanguageModel, Paths, Skeleton, load_skeleton
 from mipo_mlx.models.memory import allocator_limits, device_bytes, limit_bytes
 from mipo_mlx.run_dir.environment import here
 from mipo_mlx.training.collate import TrainingRow
