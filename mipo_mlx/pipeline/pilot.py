@@ -17,8 +17,9 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.data.negatives import Contrast
 from mipo_mlx.generation.contrasts import Prepared, describe, prepare
 from mipo_mlx.generation.pairs import asks, encode, generate
+from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
-from mipo_mlx.inference.prompt_cache import hold_in_chunks
+from mipo_mlx.inference.sampling import prefill_of
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import limit_bytes
@@ -71,10 +72,9 @@ def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any
 
 
 def _bytes_per_token(lm: LanguageModel) -> int:
-    """Keys and values of one token."""
-    length = 16
-    held = hold_in_chunks(lm.model, [tuple(range(length))], length)
-    return sum(array.nbytes for cache in held.caches for array in cache.state) // length
+    """Keys and values of one token, or what the model keeps instead."""
+    prompt = tuple(range(17))
+    return int(prefill_of(lm, [prompt], [""], Tally()).bytes_per_column(0))
 
 
 @uncompiled_on_cpu()
