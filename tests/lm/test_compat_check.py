@@ -29,7 +29,7 @@ def opened(model: Any) -> LanguageModel:
     return LanguageModel(model, None, Path("."), "it", "", None, shares=not other_states(model))
 
 
-@pytest.mark.parametrize("name", sorted({**archs.ARCHS, **archs.MORE_ARCHS}))
+@pytest.mark.parametrize("name", sorted([*archs.ARCHS, *archs.MORE_ARCHS]))
 def test_models_with_plain_attention_pass(name: str) -> None:
     lm = opened(with_lora(name))
     assert probe(lm, *PAIR) == ""

@@ -165,8 +165,8 @@ def test_dora_on_six_bits_is_refused_before_training(runs: Any, tmp_path: Path) 
 
     model = runs("lora", 6).model
     base = load_model(str(model)).model.layers[0].self_attn.q_proj
-    assert DoRALinear.from_base(base).lora_a.shape[0] == 30
-    assert archs.arguments("llama")["hidden_size"] == 32
+    assert DoRALinear.from_base(base).lora_a.shape[0] == 60
+    assert archs.arguments("llama")["hidden_size"] == 64
     with pytest.raises(ModelError, match="6 bits") as caught:
         trained(model, tmp_path / "run", "dora")
     assert "--fine-tune-type lora" in caught.value.hint
