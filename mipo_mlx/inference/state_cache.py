@@ -48,6 +48,23 @@ class StateCache(ArraysCache):  # type: ignore[misc]
         """Arrays to evaluate; rows are taken of them when they are used."""
         return [array for array in self.cache if array is not None]
 
+    def twin(self, state: Sequence[mx.array]) -> StateCache:
+        """A cache in this one's place that holds these arrays where it holds some."""
+        made = StateCache(len(self.cache), self.stops)
+        arrays = iter(state)
+        made.cache = [old if old is None else next(arrays) for old in self.cache]
+        made.rows, made.lengths = list(self.rows), self.lengths
+        return made
+
+    def written(self, held: Sequence[mx.array]) -> list[mx.array]:
+        """What a block has made of ``held``: states are replaced whole."""
+        return self.state
+
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take the states that a block has made."""
+        for index, array in zip(range(len(self.cache)), arrays, strict=True):
+            self[index] = array
+
     @property
     def count(self) -> int:
         """Rows."""
