@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # modules of mlx-lm 0.32.2 whose layers, told ``lengths``, keep the state of each row's last token
@@ -60,3 +61,29 @@ def other_states(model: Any) -> set[str]:
     look(make_prompt_cache(model))
     names = {_module(part) for part in (model, *model.layers)}
     return kinds | {UNSHARED[name] for name in names & UNSHARED.keys()}
+
+
+def recurrent_elements(config: Mapping[str, Any]) -> float:
+    """Elements of the states after one token, of a layer on average, that are made token by token.
+
+    For a gradient each token's states are kept, where a layer is a loop over tokens: mlx-lm 0.32.2
+    has no other way for delta rules, RWKV-7 and Mamba 1. Layers that take chunks of tokens at once
+    (Mamba 2) keep none.
+
+    Args:
+        config: contents of ``config.json``, those of ``text_config`` among them.
+    """
+    kind = config.get("model_type")
+    if "linear_num_value_heads" in config:  # Qwen3-Next, Qwen3.5, OLMo hybrid
+        sides = "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"
+        every = config.get("full_attention_interval") or 4
+        return math.prod(int(config[name]) for name in sides) * (1 - 1 / every)
+    if "linear_attn_config" in config:  # Kimi Linear
+        linear = config["linear_attn_config"]
+        share = len(linear["kda_layers"]) / config["num_hidden_layers"]
+        return float(linear["num_heads"] * linear["head_dim"] ** 2 * share)
+    if kind == "rwkv7":
+        return float(config["hidden_size"] * config["head_dim"])
+    if kind in ("mamba", "falcon_mamba"):
+        return float(config["intermediate_size"] * config["state_size"])
+    return 0.0

@@ -35,6 +35,7 @@ from mipo_mlx.inference.state_cache import StateCache
 from mipo_mlx.models.architecture import STOPPING, UNSHARED
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
+from mipo_mlx.training.memory_model import Dimensions, Geometry, step_bytes
 
 ASKED = ["falcon_h1", "lfm2", "mamba2", "qwen3_5", "qwen3_next"]
 BESIDES = ["granitemoehybrid", "jamba", "mamba", "nemotron_h", "rwkv7"]
@@ -279,3 +280,21 @@ def test_layers_with_keys_and_states_hold_both() -> None:
     fill(model, mx.array([[5, 6, 7], [8, 9, 0]]), caches, mx.array([3, 2]))
     assert len(with_keys(caches)) == len(with_states(caches)) == len(model.layers)
     assert {cache.held for cache in with_keys(caches)} == {3}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["qwen3_next", "mamba", "rwkv7"])
+def test_memory_is_predicted_with_the_state_of_every_token(name: str, recompute: bool) -> None:
+    model = with_lora(model=zoo.build(name)).train()
+    prompt = tuple(range(3, 99))
+    mine = [Row(prompt, ((5, 6, 7, 8), (9, 10, 11, 12)))]
+    forest = plant(mine)
+    mx.eval(*forest)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(loss_gradient(model, forest, contrast, budget=2**24, recompute=recompute))
+    peak = mx.get_peak_memory() - before
+    of = Dimensions.of(zoo.arguments(name))
+    found = step_bytes(Geometry.of(mine), of, budget=2**24, recompute=recompute)
+    assert 0.6 < found / peak < 2.0, (found, peak)
+    assert step_bytes(Geometry.of(mine), replace(of, recurrent=0), budget=2**24, recompute=recompute) < 0.6 * peak
