@@ -36,9 +36,7 @@ def leaves(caches: Iterable[LayerCache]) -> Iterator[Any]:
 def shaped_like(caches: Iterable[LayerCache], parts: Iterator[Any]) -> Caches:
     """``leaves`` put together again as they are in ``caches``."""
     return [
-        tuple(shaped_like(cache, parts))
-        if isinstance(cache, tuple)
-        else next(parts)
+        tuple(shaped_like(cache, parts)) if isinstance(cache, tuple) else next(parts)
         for cache in caches
     ]
 
@@ -75,7 +73,8 @@ def newest(caches: Iterable[LayerCache], held: int) -> list[mx.array]:
     """Keys and values of the columns after the first ``held``, and states, in order of layers."""
     found: list[mx.array] = []
     for cache in leaves(caches):
-        found += cache.since(held) if isinstance(cache, GrowingCache) else cache.state
+        new = cache.since(held) if isinstance(cache, GrowingCache) else cache.state
+        found += new or []
     return found
 
 

@@ -34,7 +34,8 @@ class StateCache(ArraysCache):  # type: ignore[misc]
         self.empty_rows = 0  # while there is no state
 
     def __getitem__(self, index: int) -> mx.array | None:
-        array, rows = self.cache[index], self.rows[index]
+        array: mx.array | None = self.cache[index]
+        rows = self.rows[index]
         return array if array is None or rows is None else array[rows]
 
     def __setitem__(self, index: int, array: mx.array) -> None:

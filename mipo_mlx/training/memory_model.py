@@ -20,8 +20,8 @@ from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE
 from mipo_mlx.models.architecture import recurrent_elements
 
 HALF = ("float16", "bfloat16")
-# copies of each token's state that a gradient keeps: counted 3.3 for delta rules with decay, 1.8 and
-# 1.5 for Mamba 1 and RWKV-7, on states of 32,768 and 16,384 elements and 32 to 256 tokens
+# copies of each token's state that a gradient keeps: counted 3.3 for delta rules with decay, 1.8
+# and 1.5 for Mamba 1 and RWKV-7, on states of 32,768 and 16,384 elements and 32 to 256 tokens
 STATES = 3.3
 
 

@@ -1,4 +1,4 @@
-"""Models whose layers keep states: shared prompts against one row at a time through stock mlx-lm."""
+"""Layers that keep states: shared prompts against one row at a time through stock mlx-lm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from lm import archs, zoo
-from lm.test_forest import SMALL, plain, relative, with_lora
 from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 from scipy.stats import chisquare
 
+from lm import archs, zoo
+from lm.test_forest import SMALL, plain, relative, with_lora
 from mipo_mlx.errors import ModelError
 from mipo_mlx.inference.layer_caches import (
     compact,
@@ -101,7 +101,9 @@ def test_a_state_is_that_of_a_rows_last_token(name: str) -> None:
     """Two passes over right-padded rows; some end before the second, some have a token in it."""
     model = zoo.build(name)
     lengths = [0, 1, 3, 5]
-    first, second = (mx.random.randint(3, 320, (4, width), key=mx.random.key(width)) for width in (2, 5))
+    first, second = (
+        mx.random.randint(3, 320, (4, width), key=mx.random.key(width)) for width in (2, 5)
+    )
     caches = new_caches(model)
     fill(model, first, caches, mx.full((4,), 2))
     fill(model, second, caches, mx.array(lengths))
@@ -127,7 +129,9 @@ def test_layers_that_do_not_stop_are_known() -> None:
         exact = make_prompt_cache(model)
         model(mx.array([[5, 6]]), cache=exact)
         pairs = zip(stock_states(stock), stock_states(exact), strict=True)
-        gaps = [float(mx.abs(a - b).max()) for one, two in pairs for a, b in zip(one, two, strict=True)]
+        gaps = [
+            float(mx.abs(a - b).max()) for one, two in pairs for a, b in zip(one, two, strict=True)
+        ]
         assert max(gaps) > 0.01
         assert name not in STOPPING
 
@@ -151,7 +155,12 @@ def test_gradients_equal_full_rows_one_by_one(name: str, repeats: int, how: str)
         trunk = forward_trunk(model, stems, 4 * len(stems))
         assert len(trunk.starts) > 2
         told, grads = loss_gradient(
-            model, plant(mine, stems, owner), contrast, budget=SMALL, recompute=recompute, trunk=trunk
+            model,
+            plant(mine, stems, owner),
+            contrast,
+            budget=SMALL,
+            recompute=recompute,
+            trunk=trunk,
         )
         grads = tree_map(mx.add, grads, trunk_gradient(model, trunk, recompute=recompute))
     np.testing.assert_allclose(np.array(told["margin"]), np.array(margin), atol=2e-4)
@@ -248,7 +257,9 @@ def test_half_precision_is_as_near_as_plain_half_precision(name: str, base: str)
     model.set_dtype(mx.bfloat16)
     lm = LanguageModel(model, None, archs.Path("."), "it", "", None)
     found = np.array([value for values in score(lm, mine) for value in values])
-    ours, theirs = (np.sqrt(np.mean((x - exact) ** 2)) for x in (found, np.array(plain(model, mine))))
+    ours, theirs = (
+        np.sqrt(np.mean((x - exact) ** 2)) for x in (found, np.array(plain(model, mine)))
+    )
     assert 0 < ours < 1.2 * theirs
 
 
@@ -297,4 +308,7 @@ def test_memory_is_predicted_with_the_state_of_every_token(name: str, recompute:
     of = Dimensions.of(zoo.arguments(name))
     found = step_bytes(Geometry.of(mine), of, budget=2**24, recompute=recompute)
     assert 0.6 < found / peak < 2.0, (found, peak)
-    assert step_bytes(Geometry.of(mine), replace(of, recurrent=0), budget=2**24, recompute=recompute) < 0.6 * peak
+    assert (
+        step_bytes(Geometry.of(mine), replace(of, recurrent=0), budget=2**24, recompute=recompute)
+        < 0.6 * peak
+    )

@@ -11,7 +11,6 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mipo_mlx.errors import ModelError
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.kv_cache import GrowingCache, left_aligned
 from mipo_mlx.inference.layer_caches import compact, fork, join, settle
