@@ -11,6 +11,7 @@ row is ever fully masked.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,8 +111,7 @@ class GrowingCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
         self.append(keys, values)
-        assert self.keys is not None and self.values is not None
-        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+        return self.keys_and_values()
 
     def append(self, keys: mx.array, values: mx.array) -> None:
         """Take keys and values of new tokens [b, heads, new, d]."""
@@ -174,13 +174,39 @@ class GrowingCache:
             )
         return twin
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], for layers that read another layer's."""
+        assert self.keys is not None and self.values is not None
+        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+
     @property
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
 
 
-class SegmentedCache(GrowingCache):
+class ExplicitCache(ABC):
+    """A cache that a checkpointed block is given as arrays, and whose new arrays it gives back."""
+
+    @property
+    @abstractmethod
+    def state(self) -> list[mx.array]:
+        """Arrays that are held."""
+
+    @abstractmethod
+    def twin(self, state: Sequence[mx.array]) -> ExplicitCache:
+        """A cache in this one's place that holds these arrays in place of its own."""
+
+    @abstractmethod
+    def written(self, held: int) -> list[mx.array]:
+        """What a block has made of a twin that held so many arrays."""
+
+    @abstractmethod
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take what a block has made of a twin."""
+
+
+class SegmentedCache(GrowingCache, ExplicitCache):
     """For checkpointed blocks: what was appended is kept apart, and joined inside a block only.
 
     A joined copy would be an input of the block and so be kept for the backward pass, once for each
@@ -193,8 +219,11 @@ class SegmentedCache(GrowingCache):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
-        self.held += keys.shape[2]
-        self.segments.append((keys, values, None))
+        self.append(keys, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], joined here."""
         every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
         joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
         return joined, other
@@ -228,6 +257,15 @@ class SegmentedCache(GrowingCache):
     def since(self, held: int) -> tuple[mx.array, mx.array] | None:
         """Keys and values of the last segment, which begins after the first ``held`` columns."""
         return None if self.held == held else self.segments[-1][:2]
+
+    def written(self, held: int) -> list[mx.array]:
+        """Keys and values of the segments that a block has appended."""
+        return self.state[held:]
+
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take keys and values of several segments in turn."""
+        for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
+            self.append(keys, values)
 
     @property
     def state(self) -> list[mx.array]:

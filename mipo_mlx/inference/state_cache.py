@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache
 
+from mipo_mlx.inference.kv_cache import ExplicitCache
 
-class StateCache(ArraysCache):  # type: ignore[misc]
+
+class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
     """States of one layer, in the interface that mlx-lm's models expect of an ``ArraysCache``.
 
     Args:
@@ -57,8 +59,8 @@ class StateCache(ArraysCache):  # type: ignore[misc]
         made.rows, made.lengths = list(self.rows), self.lengths
         return made
 
-    def written(self, held: Sequence[mx.array]) -> list[mx.array]:
-        """What a block has made of ``held``: states are replaced whole."""
+    def written(self, held: int) -> list[mx.array]:
+        """All states: a block replaces them."""
         return self.state
 
     def extend(self, arrays: Sequence[mx.array]) -> None:

@@ -30,8 +30,9 @@ UNSHARED = {
 
 
 def _module(thing: Any) -> str:
-    """Name of the module of ``mlx_lm.models`` that a model or a layer comes from."""
-    return type(thing).__module__.rpartition(".")[2]
+    """Name of the module of ``mlx_lm.models`` that a model or a layer comes from, "" for none."""
+    modules = (kind.__module__.rpartition(".") for kind in type(thing).__mro__)
+    return next((name for package, _, name in modules if package == "mlx_lm.models"), "")
 
 
 def stops_at_length(model: Any) -> bool:
