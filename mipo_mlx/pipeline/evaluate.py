@@ -26,7 +26,9 @@ from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import measured
-from mipo_mlx.run_dir.store import AnswerFile, RunStore, file_hash
+from mipo_mlx.run_dir.journal import AnswerFile
+from mipo_mlx.run_dir.lock import writing
+from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Context, Progress, silent
 
 Summary = dict[str, Any]
@@ -210,6 +212,7 @@ def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]
     return [study for study in found if study]
 
 
+@writing("eval")
 @uncompiled_on_cpu()
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on held-out users and prompts.
