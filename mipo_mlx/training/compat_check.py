@@ -23,7 +23,7 @@ from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
 from mipo_mlx.inference import lm_head, path_cache, ways
 from mipo_mlx.inference.compat_check import PASSING, from_record, tell, told
-from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.inference.prefix_tree import Row, shared_length
 from mipo_mlx.inference.yardstick import Yardstick, described
 from mipo_mlx.models.load import LanguageModel, Paths
 from mipo_mlx.training.collate import TrainingRow, collate, nodes
@@ -39,15 +39,21 @@ ORDER = ("compiles", "checkpoints", "pieces", "splits", "shares")  # what is giv
 
 
 def short_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """Two rows of one context, their answers of unlike lengths, from a first row."""
+    """Two rows of one context, their answers of unlike lengths, from a first row.
+
+    Answers are cut from where they part, or their gradients would cancel.
+    """
     encoded = rows[0].encoded
     prompt, stem = encoded.prompt_ids, encoded.prompt_ids[:STEM]
     other = rows[0].other_prompt_ids[: STEM - 2]
+    common = shared_length(encoded.responses[0], encoded.responses[1])
+    tails = [ids[common:] or ids[-1:] for ids in encoded.responses]
+    if tails[0] == tails[1]:  # one answer is the other and its last token once more
+        tails[0] = (*tails[0], prompt[0])
     made = []
     for number, rest in enumerate((prompt[STEM : STEM + REST], prompt[-2:-1])):
-        answers = [ids[: ANSWER - 2 * number] for ids in encoded.responses]
-        answers[1:] = [ids[: max(1, len(ids) - 1)] for ids in answers[1:]]
-        pair = EncodedPair(f"check {number}", (*stem, *rest, prompt[-1]), tuple(answers), "check")
+        answers = tuple(ids[: ANSWER - 2 * number - (ids is tails[0])] for ids in tails)
+        pair = EncodedPair(f"check {number}", (*stem, *rest, prompt[-1]), answers, "check")
         made.append(TrainingRow(pair, (0.0,) * len(answers), other))
     return made
 

@@ -156,7 +156,7 @@ def choose(
     crossed = objective_of(config).crossed
     known: dict[tuple[int, bool, int], tuple[list[Geometry | Bunch], float]] = {}
     best: tuple[tuple[bool, float, int], Plan] | None = None
-    for tried in _tried(config, paths.checkpoints, paths.pieces):
+    for tried in _tried(config, paths.checkpoints, paths.pieces and paths.shares):
         key = (tried.micro_batch, tried.recompute, tried.piece)
         if key not in known:
             known[key] = cut(steps, tried, crossed, paths.shares)

@@ -40,7 +40,7 @@ def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
         config.micro_batch_size or config.batch_size,
         config.gradient_checkpointing and lm.paths.checkpoints,
         int(config.logits_memory * 2**30) if lm.splits else 0,
-        piece=config.prompt_piece if lm.paths.pieces else 0,
+        piece=config.prompt_piece if lm.paths.pieces and lm.shares else 0,
     )
 
 
