@@ -24,13 +24,13 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from mipo_mlx.errors import MipoError
-from mipo_mlx.lm.adapter import attach
-from mipo_mlx.lm.forest import Row, alone, plant, stems_of
-from mipo_mlx.lm.gradient import forward_trunk, loss_gradient, trunk_gradient
-from mipo_mlx.lm.load import LanguageModel, load_model
-from mipo_mlx.lm.probe import probe
-from mipo_mlx.lm.respond import Job, Sampling, respond
-from mipo_mlx.lm.score import score_tokens
+from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
+from mipo_mlx.inference.sampling import Job, Sampling, respond
+from mipo_mlx.inference.scoring import score_tokens
+from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.models.lora import attach
+from mipo_mlx.training.compat_check import probe
+from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 
 from . import zoo
 from .archs import randomize_lora, tokenizer_files
@@ -349,7 +349,11 @@ def examine(name: str, precision: str, folder: Path) -> Found:
     folder = folder / name
     rows = ragged(2, ROWS)
     with _guarded(found, "model"):
-        write(folder, name, precision)
+        try:
+            write(folder, name, precision)
+        except TypeError as error:  # mlx-lm's own layers
+            found.path, found.why = "no such model", f"mlx-lm cannot quantize it: {error}"
+            return found
         exact = opened(folder, exact=True)
         lm = exact if precision == "fp32" else opened(folder, exact=False)
         truth = plain_scores(exact.model, rows)
@@ -370,7 +374,8 @@ def examine(name: str, precision: str, folder: Path) -> Found:
         if "path" not in found.cases:
             with _guarded(found, "gradient"):
                 _compare_steps(found, lm, exact)
-        elif found.cases["path"].note.startswith("refused"):
-            found.path, found.why = "refused", found.cases.pop("path").note
+    for name in ("model", "path"):
+        if name in found.cases and found.cases[name].note.startswith("refused"):
+            found.path, found.why = "refused", found.cases.pop(name).note
     found.why = found.why.replace(str(folder), "").removeprefix("refused: ").lstrip(": ")
     return found
