@@ -150,7 +150,8 @@ def plant(
     rests = [ids[len(stems[owner[index]]) : -1] for index, ids in enumerate(prompts)]
     stem_tokens, _ = pad_right([()] if known else stems)
     branch_tokens, _ = pad_right(rests)
-    tokens, mask = pad_right([ids for row in rows for ids in row.responses])
+    # Metal kernels of recurrent layers for one token have no gradient
+    tokens, mask = pad_right([ids for row in rows for ids in row.responses], least=2)
     branch_of = np.repeat(np.arange(len(rows)), [len(row.responses) for row in rows])
     return Forest(
         stems=mx.array(stem_tokens),
