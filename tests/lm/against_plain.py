@@ -1,7 +1,7 @@
 """How far training, scoring and sampling are from a model's own forward pass, a row at a time.
 
 ``examine`` makes a small random model of ``zoo.toml`` a folder, opens it as the product does, and
-compares. In fp32 the model's own ``__call__``, one sequence without a cache and without padding, is
+compares. In fp32 the model's own ``__call__``, one sequence on empty caches and without padding, is
 the truth. In half precision and in 4 bits the truth is the same with all that is not packed cast to
 fp32, and what counts is how much further from it we are than the plain pass in that precision is.
 """
@@ -22,15 +22,21 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx_lm.models.cache import make_prompt_cache
 
+from mipo_mlx.config import TrainConfig
+from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import MipoError
+from mipo_mlx.inference import compat_check
 from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
 from mipo_mlx.inference.sampling import Job, Sampling, respond
 from mipo_mlx.inference.scoring import score_tokens
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.lora import attach
-from mipo_mlx.training.compat_check import probe
+from mipo_mlx.training import compat_check as training_check
+from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
+from mipo_mlx.training.memory_plan import Plan
 
 from . import zoo
 from .archs import randomize_lora, tokenizer_files
@@ -95,12 +101,23 @@ class Found:
 # ---- the product, by its doors ------------------------------------------------------------------
 
 
-def path_of(lm: LanguageModel, rows: Sequence[Row]) -> tuple[str, str]:
-    """How the model will be run, and why, as ``mipo train`` finds out."""
+def check(lm: LanguageModel, rows: Sequence[Row]) -> None:
+    """Set how the model will be run, as commands do when they open it."""
     row = max(rows, key=lambda row: len(row.prompt_ids))
-    told = probe(lm, row.prompt_ids, row.responses)
+    lm.paths, _ = compat_check.find_paths(lm, compat_check.some_rows(row.prompt_ids))
+
+
+def check_plan(lm: LanguageModel, rows: Sequence[Row], plan: Plan) -> None:
+    """Set how the model will be trained by a plan, as ``mipo train`` does."""
+    row = max(rows, key=lambda row: len(row.prompt_ids))
+    pair = TrainingRow(EncodedPair("it", row.prompt_ids, row.responses[:2], "it"), (0.0, 0.0))
+    lm.paths, _ = training_check.find_paths(lm, [pair], TrainConfig(), plan)
+
+
+def path_of(lm: LanguageModel) -> tuple[str, str]:
+    """How the model is run, and why."""
     path = "shared" if lm.shares else "unshared"
-    return path + ("" if lm.splits else ", head whole"), told
+    return path + ("" if lm.splits else ", head whole"), compat_check.told(lm)
 
 
 def step(lm: LanguageModel, rows: Sequence[Row], recompute: bool) -> tuple[mx.array, Flat]:
@@ -166,9 +183,14 @@ def told_loss(rows: Sequence[Row]) -> Callable[[mx.array], tuple[mx.array, Flat]
 
 
 def plain_tokens(model: Any, row: Row, response: Sequence[int]) -> mx.array:
-    """Log-probs of response tokens: one sequence, no cache, no padding."""
+    """Log-probs of response tokens: one sequence, no padding, caches empty.
+
+    Without caches Gemma 3n's last layers take keys and values that were never trained.
+    """
     tokens = mx.array([[*row.prompt_ids, *response]])
-    logits = model(tokens[:, :-1])[0, len(row.prompt_ids) - 1 :].astype(mx.float32)
+    logits = model(tokens[:, :-1], cache=make_prompt_cache(model))[
+        0, len(row.prompt_ids) - 1 :
+    ].astype(mx.float32)
     picked = mx.take_along_axis(logits, mx.array(response)[:, None], axis=-1)[:, 0]
     return picked - mx.logsumexp(logits, axis=-1)
 
@@ -196,7 +218,8 @@ def plain_logits(model: Any, rows: Sequence[Row], drawn: Sequence[Sequence[int]]
     """Logits [n, v] from which each token of given answers would be drawn."""
     each = []
     for row, ids in zip(rows, drawn, strict=True):
-        logits = model(mx.array([[*row.prompt_ids, *ids[:-1]]]))
+        tokens = mx.array([[*row.prompt_ids, *ids[:-1]]])
+        logits = model(tokens, cache=make_prompt_cache(model))
         each.append(logits[0, len(row.prompt_ids) - 1 :].astype(mx.float32))
     return mx.concatenate(each)
 
@@ -314,10 +337,12 @@ def _compare_steps(found: Found, lm: LanguageModel, exact: LanguageModel) -> Non
     plain = truth if lm is exact else [plain_step(lm.model, rows) for rows in batches]
     ways: dict[str, Callable[[Sequence[Row], int], tuple[mx.array, Flat]]] = {
         "gradient": lambda rows, _: step(lm, rows, False),
-        "checkpointed": lambda rows, _: step(lm, rows, True),
     }
-    if lm.shares:
-        ways["in pieces"] = lambda rows, index: step_in_pieces(lm, rows, bool(index))
+    if lm.paths.checkpoints:
+        ways["checkpointed"] = lambda rows, _: step(lm, rows, True)
+    if lm.shares and lm.paths.pieces:
+        recompute = lm.paths.checkpoints
+        ways["in pieces"] = lambda rows, index: step_in_pieces(lm, rows, recompute and bool(index))
     for name, way in ways.items():
         with _guarded(found, name):
             lm.model.train()
@@ -364,13 +389,17 @@ def examine(name: str, precision: str, folder: Path) -> Found:
                 raise
             found.path, found.why = "not on a CPU", str(error)
             return found
+        with _guarded(found, "path"):
+            check(lm, rows)
+            found.path, found.why = path_of(lm)
         with _guarded(found, "scoring"):
             ours = scores(lm, rows)
             found.cases["scoring"] = _pooled([ours], [plain], [truth])
         with _guarded(found, "sampling"):
             _compare_sampling(found, lm, exact)
         with _guarded(found, "path"):
-            found.path, found.why = path_of(lm, rows)
+            check_plan(lm, rows, Plan(2, True, BUDGET, piece=int(lm.shares)))
+            found.path, found.why = path_of(lm)
         if "path" not in found.cases:
             with _guarded(found, "gradient"):
                 _compare_steps(found, lm, exact)
