@@ -24,7 +24,7 @@ from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.evaluation.comparison import HEADLINE
 from mipo_mlx.generation import pairs as generating
 from mipo_mlx.generation.inputs import Inputs, read_inputs
-from mipo_mlx.run_dir import store
+from mipo_mlx.run_dir import journal
 from samples import QUIET, head
 
 METRICS = {
@@ -128,7 +128,7 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     pipeline.generate.generate(whole, config(small))
-    real, sampled = store.Journal.append, [0]
+    real, sampled = journal.Journal.append, [0]
 
     def append(self: Any, row: Any) -> None:
         if sampled[0] == after:
@@ -136,11 +136,11 @@ def test_an_interrupted_generate_goes_on_and_ends_with_the_same_bytes(
         sampled[0] += 1
         real(self, row)
 
-    monkeypatch.setattr(store.Journal, "append", append)
+    monkeypatch.setattr(journal.Journal, "append", append)
     with pytest.raises(KeyboardInterrupt):
         pipeline.generate.generate(run, config(small))
     assert not (run / "pairs.jsonl").exists()
-    monkeypatch.setattr(store.Journal, "append", real)
+    monkeypatch.setattr(journal.Journal, "append", real)
     # The options need not be given again.
     again = resolve(saved_config(run), {"generate_batch_size": 3})
     seen: list[int] = []

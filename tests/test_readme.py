@@ -1,4 +1,4 @@
-"""The README's commands and its library example do what it says."""
+"""The commands and the library example of the README and of the pages it links do what they say."""
 
 from __future__ import annotations
 
@@ -10,15 +10,37 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-README = Path(__file__).parent.parent / "README.md"
-TEXT = README.read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+LINK = re.compile(r"\]\((?!http)([^)#]+)\)")
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS["README.md"]
 SMALL = ["--set", "max_steps=1", "--set", "eval_contexts=4", "--set", "prompts_per_context=1"]
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    """Of the README and of the page on usage; recipes have a test of their own."""
+    every = [TEXT, TEXTS["usage.md"]]
+    blocks = re.findall(r"```sh\n(.*?)```", "\n".join(every), re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("mipo ")]
+
+
+def test_the_readme_is_a_page_of_two_minutes() -> None:
+    words = len(re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL).split())
+    assert words <= 600
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_page(page: Path) -> None:
+    for link in LINK.findall(TEXTS[page.name]):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {Path(link).name for link in LINK.findall(TEXT)}
+    assert linked >= {page.name for page in PAGES[1:]} - {"reproduce.md"}
 
 
 def test_the_walk_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +69,7 @@ def test_the_library_example_runs(
 ) -> None:
     import mipo_mlx.config
 
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", TEXTS["usage.md"], re.DOTALL)
     real = mipo_mlx.config.resolve
 
     def small(toml: Any = None, flags: Any = None) -> Any:

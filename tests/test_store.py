@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mipo_mlx.errors import MipoError
-from mipo_mlx.run_dir.store import Journal, RunStore, new_run_path
+from mipo_mlx.run_dir.journal import Journal
+from mipo_mlx.run_dir.lock import writing
+from mipo_mlx.run_dir.store import RunStore, new_run_path
 
 
 def test_files_are_private_and_the_directory_ignores_itself(tmp_path: Path) -> None:
@@ -108,20 +112,85 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None
         whole.path.write_bytes(data[:cut])
         again = journal(tmp_path, seed=1)
         kept = again.read()
-        assert kept == [{"n": n} for n in range(data[head:cut].count(b"\n"))]
+        ends = [place for place, byte in enumerate(data) if byte == 10 and place >= head]
+        assert kept == [{"n": n} for n in range(sum(cut >= end for end in ends))]
         for n in range(len(kept), 3):
             again.append({"n": n})
         assert whole.path.read_bytes() == data
 
 
-def test_a_journal_edited_by_hand_is_named_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["line", "head", "newline", "other", "bytes"])
+def test_nothing_is_ever_removed_from_a_journal(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line changed by hand, the first line lost, a cut, other inputs, bytes that are no text."""
     work = journal(tmp_path, seed=1)
     work.read()
-    work.append({"n": 1})
-    work.append({"n": 2})
-    work.path.write_text(work.path.read_text().replace('"n": 1', '"n": 7'))
-    with pytest.raises(MipoError, match=r"work\.jsonl:2: this line was changed"):
-        journal(tmp_path, seed=1).read()
+    rows = [{"n": n} for n in range(93)]
+    for row in rows:
+        work.append(row)
+    lines = work.path.read_bytes().splitlines(keepends=True)
+    changed = {
+        "line": [lines[0], lines[1].replace(b'"n": 0', b'"n": 7'), *lines[2:]],
+        "head": lines[1:],
+        "newline": [*lines[:-1], lines[-1].rstrip()],
+        "other": lines,
+        "bytes": [*lines, b"\xff\xfe[[[\n"],
+    }[fault]
+    work.path.write_bytes(b"".join(changed))
+    again = journal(tmp_path, seed=2 if fault == "other" else 1)
+    lost = {"line": rows[:1], "other": rows}.get(fault, [])
+    assert again.read() == [row for row in rows if row not in lost]
+    again.append({"n": 93})
+    assert again.read()[-1] == {"n": 93}  # as a further process would find it
+    kept = again.aside.read_bytes().splitlines() if again.aside.exists() else []
+    gone = [line.rstrip() for line in changed if line.rstrip() not in again.path.read_bytes()]
+    assert kept == gone
+    assert len(kept) == {"line": 1, "other": 94, "bytes": 1}.get(fault, 0)
+    assert (f"{len(kept)} lines cannot be used" in caplog.text) == bool(kept)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mipo_mlx.run_dir.lock import writing
+from mipo_mlx.run_dir.store import RunStore
+with writing("train"):
+    RunStore(Path(sys.argv[1])).write_text("a", "a")
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_never_write_to_one_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        with writing("eval"), pytest.raises(MipoError) as caught:
+            RunStore(run).write_text("a", "b")
+        told = f"'mipo train' (process {other.pid}, since"
+        assert told in str(caught.value)
+        assert (run / "a").read_text() == "a"
+        other.kill()
+        other.wait()
+    with writing("eval"):  # the lock went with its process
+        RunStore(run).write_text("a", "b")
+        with writing("report"):  # a step within a step
+            RunStore(run).write_text("a", "c")
+        RunStore(run).write_text("a", "d")
+    assert (run / "a").read_text() == "d"
+    assert stat.S_IMODE((run / ".lock").stat().st_mode) == 0o600
+
+
+def test_a_run_directory_open_to_others_is_closed(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        (tmp_path / "run").mkdir(mode=0o777)
+        RunStore(tmp_path / "run").write_text("a", "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "run" / "a").stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -15,6 +15,7 @@ import typer
 
 from mipo_cli.commands import (
     arena,
+    check,
     compare,
     contexts,
     controls,
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "controls": controls.command,
     "arena": arena.command,
     "contexts": contexts.command,
+    "check": check.command,
     "doctor": doctor.command,
     "reproduce": reproduce.command,
 }

@@ -15,9 +15,8 @@ def token_logprobs(
         logits: unnormalised scores before each target.
         targets: token ids below ``v``.
     """
-    wide = logits.astype(mx.float32)
-    picked = mx.take_along_axis(wide, targets[..., None], axis=-1)[..., 0]
-    return picked - mx.logsumexp(wide, axis=-1)
+    # in fp32 first: where MLX has no fused kernel it subtracts in the dtype of the logits
+    return -mx.fast.cross_entropy(logits.astype(mx.float32), targets)
 
 
 def sequence_logprobs(

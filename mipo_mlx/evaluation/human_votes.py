@@ -21,7 +21,8 @@ import numpy as np
 from mipo_mlx.data.files import Fault, Row, kind_of, read_records
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.grading.judge_prompts import duel_id
-from mipo_mlx.run_dir.store import Journal, RunStore
+from mipo_mlx.run_dir.journal import Journal
+from mipo_mlx.run_dir.store import RunStore
 from mipo_mlx.stats import votes as figures
 
 FIRST, SECOND, TIE = CHOICES = ("1", "2", "0")

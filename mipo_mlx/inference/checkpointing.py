@@ -1,85 +1,127 @@
 """Gradient checkpointing that stays exact when keys and values are shared.
 
 Each block's activations are dropped after the forward pass and made again in the backward pass.
-What a block reads from its cache goes in as an explicit argument, and what it writes comes out as
-an explicit result: gradients flow through both. Hidden in the cache object they would be constants
-to ``mx.checkpoint``, and the gradient silently wrong at an unchanged loss.
+What a block reads, from its arguments and from caches, goes in as explicit arrays, and what it
+returns and writes comes out as explicit arrays: gradients flow through all of them. Hidden in a
+cache or a tuple they would be constants to ``mx.checkpoint``, and the gradient silently wrong at an
+unchanged loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mipo_mlx.inference.kv_cache import SegmentedCache
 
-KNOWN = (mx.array, SegmentedCache, str, bool, int, float, type(None))  # what a block may be given
+PLAIN = (str, bool, int, float, type(None))  # what holds no arrays
+NESTS = (tuple, list, dict)
 
 
-def _call(plain: Any, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One block, checkpointed; plain where it is given what may hide arrays, or several caches."""
-    named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    caches = {name: value for name, value in named.items() if isinstance(value, SegmentedCache)}
-    if len(caches) > 1 or not all(isinstance(value, KNOWN) for value in named.values()):
-        return plain(layer, *args, **kwargs)
-    place, cache = next(iter(caches.items()), (None, None))
-    held = [] if cache is None else cache.state
-    before = (
-        None if cache is None else cache.twin(held)
-    )  # the block runs again when it has moved on
-    arrays = {name: value for name, value in named.items() if isinstance(value, mx.array)}
-    names = list(arrays)
-    written: list[SegmentedCache] = []
+def _known(value: Any) -> bool:
+    """Whether every array in it can be seen: nests of arrays, caches of ours and plain values."""
+    if type(value) in NESTS:
+        return all(map(_known, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (mx.array, SegmentedCache, *PLAIN))
 
-    def block(params: Any, given: list[mx.array], held: list[mx.array]) -> Any:
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """``function`` of all that is no nest, in the same nests, always in the same order."""
+    if type(value) is dict:
+        return {name: _mapped(function, item) for name, item in value.items()}
+    if type(value) in NESTS:
+        return type(value)(_mapped(function, item) for item in value)
+    return function(value)
+
+
+def _leaves(kind: type[Any], value: Any) -> list[Any]:
+    """All that is of a kind, in order."""
+    found: list[Any] = []
+    _mapped(lambda item: found.append(item) if isinstance(item, kind) else None, value)
+    return found
+
+
+def _put(kind: type[Any], value: Any, items: list[Any]) -> Any:
+    """The same with others in place of all that is of a kind."""
+    left = iter(items)
+    return _mapped(lambda item: next(left) if isinstance(item, kind) else item, value)
+
+
+def _distinct(arrays: list[mx.array]) -> list[mx.array]:
+    """The same values, each in an array of its own.
+
+    ``mx.checkpoint`` (MLX 0.32) drops the gradient of an array that it is given back twice, such as
+    keys that a block both writes to its cache and returns for later blocks.
+    """
+    return [array if array.dtype == mx.bool_ else array + 0 for array in arrays]
+
+
+class _Hole:
+    """Where an array stood."""
+
+
+def _checkpointed(plain: Callable[..., Any], layer: nn.Module, given: Any) -> Any:
+    """One block, its arguments ``given`` as a pair of positional and named ones."""
+    caches: list[SegmentedCache] = _leaves(SegmentedCache, given)
+    held = [cache.state for cache in caches]
+    before = [cache.twin(state) for cache, state in zip(caches, held, strict=True)]
+    shape: list[Any] = []  # of what it returns, without arrays: they would stay as long as this
+
+    def block(params: Any, arrays: list[mx.array], held: list[list[mx.array]]) -> Any:
+        """Called again for the backward pass, when model and caches have moved on."""
+        twins = [cache.twin(state) for cache, state in zip(before, held, strict=True)]
+        args, kwargs = _put(SegmentedCache, _put(mx.array, given, arrays), twins)
+        current = layer.trainable_parameters()
         layer.update(params)
-        known = {**named, **dict(zip(names, given, strict=True))}
-        if before is not None:
-            known[place] = twin = before.twin(held)
-            written[:] = [twin]
-        out = plain(
-            layer,
-            *(known[index] for index in range(len(args))),
-            **{name: known[name] for name in kwargs},
-        )
-        return out, written[0].state[len(held) :] if written else []
+        try:
+            out = plain(layer, *args, **kwargs)
+        finally:
+            layer.update(current)
+        if not _known(out):
+            raise TypeError(f"a block returns {type(out).__name__}, which cannot be checkpointed")
+        found = _leaves(mx.array, out)
+        shape[:] = [_put(mx.array, out, [_Hole()] * len(found))]
+        written = [twin.state[len(old) :] for twin, old in zip(twins, held, strict=True)]
+        return _distinct(found), [_distinct(new) for new in written]
 
     params = layer.trainable_parameters()
-    out, made = mx.checkpoint(block)(params, [arrays[name] for name in names], held)
-    layer.update(params)
-    if cache is not None and made:
-        cache.append(*made)
-    return out
+    arrays, written = mx.checkpoint(block)(params, _leaves(mx.array, given), held)
+    for cache, new in zip(caches, written, strict=True):
+        cache.extend(new)
+    return _put(_Hole, shape[0], arrays)
+
+
+@functools.cache
+def _kind(plain: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of a block's class that checkpoints calls; other instances know nothing of it."""
+
+    def call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        function: Callable[..., Any] = plain.__call__
+        if _known((args, kwargs)):
+            return _checkpointed(function, layer, (args, kwargs))
+        return function(layer, *args, **kwargs)  # arrays may be hidden
+
+    return type(plain.__name__, (plain,), {"__call__": call})
 
 
 @contextmanager
 def recomputed(model: Any, on: bool = True) -> Iterator[None]:
-    """Blocks of the model are checkpointed while this is open, when ``on``.
+    """Blocks of this model are checkpointed while this is open, when ``on``.
 
-    The classes of its blocks are changed meanwhile, as mlx-lm's own ``grad_checkpoint`` does for
-    good; blocks that are given caches of another kind run as ever.
+    Each block is of a subclass of its class meanwhile: its attributes, parameters and place in
+    the model's lists stay as they are, and so do all other models.
     """
-    kinds = {type(layer) for layer in model.layers} if on else set()
-    own = {kind: kind.__dict__.get("__call__") for kind in kinds}
+    layers = [layer for layer in model.layers if isinstance(layer, nn.Module)] if on else []
+    blocks = {id(layer): (layer, type(layer)) for layer in layers}.values()
     try:
-        for kind in kinds:
-            _wrap(kind)
+        for layer, plain in blocks:
+            layer.__class__ = _kind(plain)
         yield
     finally:
-        for kind, plain in own.items():
-            if plain is None:
-                del kind.__call__
-            else:
-                kind.__call__ = plain
-
-
-def _wrap(kind: Any) -> None:
-    plain = kind.__call__
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        return _call(plain, layer, args, kwargs)
-
-    kind.__call__ = call
+        for layer, plain in blocks:
+            layer.__class__ = plain

@@ -19,8 +19,6 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.inference.attention import Part
-from mipo_mlx.inference.quick import by_parts, offer
 from mipo_mlx.models.architecture import other_states
 
 HIDDEN = 2**30  # position of padding, beyond every query
@@ -118,7 +116,7 @@ class GrowingCache:
         start, self.held = self.held, self.held + keys.shape[2]
         self.keys = self._append(self.keys, keys, start)
         self.values = self._append(self.values, values, start)
-        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+        return self.keys_and_values()
 
     def _append(self, old: mx.array | None, new: mx.array, start: int) -> mx.array:
         if self.layout is None or not self.reserve:
@@ -156,64 +154,15 @@ class GrowingCache:
             twin.keys, twin.values = (take(array, rows) for array in arrays)
         return twin
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], for layers that read another layer's."""
+        assert self.keys is not None and self.values is not None
+        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+
     @property
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
-
-
-class Filled(Exception):
-    """All of some caches have been given what they were to be given; the rest is of no use."""
-
-
-class TreeCache(GrowingCache):
-    """For attention that reads parts: what rows go on from is never copied to them.
-
-    ``keys`` and ``values`` are what was appended since the last fork, a row each; ``base`` is what
-    lies before, with the row of it that each row goes on from.
-    """
-
-    def __init__(self, mask_rank: int = 4) -> None:
-        super().__init__(mask_rank)
-        self.base: list[Part] = []
-        self.among: Sequence[GrowingCache] = ()  # a pass ends when all of these have as much
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
-        self.held += keys.shape[2]
-        if self.keys is not None and self.values is not None:
-            keys = mx.concatenate([self.keys, keys], axis=2)
-            values = mx.concatenate([self.values, values], axis=2)
-        self.keys, self.values = keys, values
-        if self.among and all(cache.held == self.held for cache in self.among):
-            raise Filled
-        if not self.base:
-            return keys, values
-        parts = [*self.base, Part(keys, values)]
-        joined = [
-            mx.concatenate(
-                [take(array, part.rows) for array, part in zip(side, parts, strict=True)], axis=2
-            )
-            for side in ([part.keys for part in parts], [part.values for part in parts])
-        ]
-        offer(joined[0], joined[1], parts)
-        return joined[0], joined[1]
-
-    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
-        twin = TreeCache(self.mask_rank)
-        twin.held, twin.layout = self.held, layout
-        for part in self.base:
-            old = part.rows
-            new = old if rows is None else rows if old is None else old[rows]
-            twin.base.append(Part(part.keys, part.values, new))
-        if self.keys is not None and self.values is not None:
-            twin.base.append(Part(self.keys, self.values, rows))
-        return twin
-
-    @property
-    def state(self) -> list[mx.array]:
-        """Arrays to evaluate."""
-        return [a for part in self.base for a in (part.keys, part.values)] + super().state
 
 
 class SegmentedCache(GrowingCache):
@@ -229,8 +178,11 @@ class SegmentedCache(GrowingCache):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
-        self.held += keys.shape[2]
-        self.segments.append((keys, values, None))
+        self.append(keys, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], joined here."""
         every = [(take(keys, rows), take(values, rows)) for keys, values, rows in self.segments]
         joined, other = (mx.concatenate(list(side), axis=2) for side in zip(*every, strict=True))
         return joined, other
@@ -259,6 +211,11 @@ class SegmentedCache(GrowingCache):
         """Take what a block has made of new tokens [b, heads, new, d]."""
         self.held += keys.shape[2]
         self.segments.append((keys, values, None))
+
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take keys and values of several segments in turn."""
+        for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
+            self.append(keys, values)
 
     @property
     def state(self) -> list[mx.array]:
@@ -369,8 +326,6 @@ def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> list
     rank, count = _mask_rank(model), len(make_prompt_cache(model))
     if segmented:
         return [SegmentedCache(rank) for _ in range(count)]
-    if by_parts() and not reserve:
-        return [TreeCache(rank) for _ in range(count)]
     return [GrowingCache(rank, reserve) for _ in range(count)]
 
 

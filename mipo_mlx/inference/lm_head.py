@@ -16,14 +16,13 @@ import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.core.logprobs import token_logprobs
-from mipo_mlx.inference.cores import PIECE, pieces, spread
 
 Logits = Callable[[mx.array], mx.array]  # hidden states [1, n, d] -> [1, n, v]
 Chunk = Callable[[mx.array, mx.array], list[mx.array]]
 
 BUDGET = 256 * 2**20  # bytes of logits alive at once
 LAZY_COPIES = 12  # arrays as large as a chunk's logits at once, as measured: MLX runs ahead
-EAGER_COPIES = 2  # likewise, a chunk evaluated before the next; half precision has both
+EAGER_COPIES = 3  # likewise, a chunk evaluated before the next
 BACKBONES = ("model", "transformer", "backbone")
 
 
@@ -88,9 +87,9 @@ def parts(model: Any) -> Parts | None:
     return Parts(model, next(n for n in BACKBONES if callable(getattr(model, n, None))))
 
 
-def chunk_rows(vocabulary: int, budget: int = BUDGET) -> int:
+def chunk_rows(vocabulary: int, budget: int = BUDGET, *, eager: bool = False) -> int:
     """Tokens whose logits, and what is made of them, fit a budget of bytes; at least 1."""
-    copies = EAGER_COPIES if on_cpu() else LAZY_COPIES
+    copies = EAGER_COPIES if eager else LAZY_COPIES
     return max(1, budget // (4 * copies * vocabulary))
 
 
@@ -122,20 +121,61 @@ def _values(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array
 
 def _slopes(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array]:
     """Log-probs [n] of a chunk, and their gradients [n, d] to its hidden states."""
-    raw = logits(states[None]).squeeze(0)
-    shares = mx.softmax(raw.astype(mx.float32), axis=-1)
-    off = shares.at[mx.arange(wanted.shape[0]), wanted].add(-1.0)  # of -values, by logit
-    return [token_logprobs(raw, wanted), _pulled(logits, states, off.astype(raw.dtype))]
+
+    def values(states: mx.array) -> mx.array:
+        return _values(logits, states, wanted)[0]
+
+    made, slopes = mx.vjp(values, [states], [mx.ones(wanted.shape)])
+    return [made[0], slopes[0]]
 
 
-def _pulled(logits: Logits, states: mx.array, off: mx.array) -> mx.array:
-    """Minus the gradient to the hidden states, given that to the logits."""
-    _, (slope,) = mx.vjp(lambda x: logits(x[None]).squeeze(0), [states], [off])
-    return -slope
+def _eager_values(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array]:
+    """``_values``, evaluated."""
+    raw = logits(states[None]).squeeze(0).astype(mx.float32)
+    return [mx.array(_softmax(raw, wanted)[0])]
+
+
+def _eager_slopes(logits: Logits, states: mx.array, wanted: mx.array) -> list[mx.array]:
+    """``_slopes``, evaluated."""
+
+    def raw(states: mx.array) -> mx.array:
+        return logits(states[None]).squeeze(0).astype(mx.float32)
+
+    values, off = _softmax(raw(states), wanted)
+    off[np.arange(len(off)), np.array(wanted)] -= 1.0  # of -values, by logit
+    _, (slope,) = mx.vjp(raw, [states], [mx.array(off)])
+    mx.eval(slope)
+    return [mx.array(values), -slope]
+
+
+def _softmax(logits: mx.array, wanted: mx.array) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probs [n] of wanted tokens and softmax [n, v] by NumPy, from fp32 logits, which are read.
+
+    On x86 NumPy takes about 1 ns for an exponential, MLX 25.
+    """
+    known = np.array(logits, copy=False)
+    shares = known - known.max(axis=1, keepdims=True)
+    picked = shares[np.arange(len(shares)), np.array(wanted)]
+    total = np.exp(shares, out=shares).sum(axis=1, keepdims=True)
+    shares /= total
+    return picked - np.log(total[:, 0]), shares
+
+
+def _one_by_one(function: Chunk, rows: int, states: mx.array, wanted: mx.array) -> list[mx.array]:
+    """``function``, which evaluates, of slices that stand in no graph; joined."""
+    alone = mx.array(np.array(states.astype(mx.float32))).astype(states.dtype)
+    made = [function(alone[a:b], wanted[a:b]) for a, b in _chunks(alone.shape[0], rows)]
+    return [mx.concatenate(list(column)) for column in zip(*made, strict=True)]
 
 
 def chunked_logprobs(
-    logits: Logits, hidden: mx.array, targets: mx.array, rows: int, *, slopes: bool = True
+    logits: Logits,
+    hidden: mx.array,
+    targets: mx.array,
+    rows: int,
+    *,
+    slopes: bool = True,
+    eager: bool = False,
 ) -> mx.array:
     """``log p(target)`` of each hidden state: nats, fp32 [n], differentiable in ``hidden``.
 
@@ -150,12 +190,18 @@ def chunked_logprobs(
         targets: token ids [n].
         rows: most tokens of a chunk.
         slopes: set for training.
+        eager: hidden states are evaluated here and softmax is NumPy's, for CPUs. Inside a gradient
+            all that led to them is then kept until the backward graph is built.
     """
+    if not slopes and eager:
+        return _one_by_one(partial(_eager_values, logits), rows, hidden, targets)[0]
     if not slopes:
         return _in_turn(partial(_values, logits), rows, hidden, targets)[0]
 
     @mx.custom_function
     def logprobs(states: mx.array, wanted: mx.array) -> list[mx.array]:
+        if eager:
+            return _one_by_one(partial(_eager_slopes, logits), rows, states, wanted)
         return _in_turn(partial(_slopes, logits), rows, states, wanted)
 
     @logprobs.vjp
@@ -166,61 +212,3 @@ def chunked_logprobs(
     found: Any = logprobs(hidden, targets)
     values: mx.array = found[0]
     return values
-
-
-def slopes_by_numpy(
-    logits: Logits, hidden: mx.array, targets: mx.array, rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probs [n] and their gradients [n, d], fp32, of hidden states that stand in no graph.
-
-    NumPy's ``exp`` is tens of times faster than MLX's on x86, and each chunk is done with before
-    the next begins, so the budget is met to the byte. For CPUs.
-    """
-    chunks = [
-        _slopes_by_numpy(logits, hidden[start:end], np.array(targets[start:end]))
-        for start, end in _chunks(hidden.shape[0], rows)
-    ]
-    values, slopes = zip(*chunks, strict=True)
-    return np.concatenate(values), np.concatenate(slopes)
-
-
-def _slopes_by_numpy(
-    logits: Logits, states: mx.array, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of one chunk; none of its logits are left when it returns."""
-    raw = logits(states[None]).squeeze(0)
-    single, kind = raw.astype(mx.float32), raw.dtype
-    del raw
-    off = np.array(single, copy=False)  # what is put here, MLX reads
-    value, total = _exponentials(off, wanted)
-    off[np.arange(len(wanted)), wanted] -= total[:, 0]
-    slope = _pulled(logits, states, single.astype(kind))
-    return value, np.array(slope.astype(mx.float32)) / total
-
-
-def values_by_numpy(logits: Logits, hidden: mx.array, targets: mx.array, rows: int) -> np.ndarray:
-    """The log-probs [n] of ``slopes_by_numpy`` alone."""
-    values = []
-    for start, end in _chunks(hidden.shape[0], rows):
-        raw = logits(hidden[None, start:end]).squeeze(0).astype(mx.float32)
-        wanted = np.array(targets[start:end])
-        values.append(_exponentials(np.array(raw, copy=False), wanted)[0])
-        del raw
-    return np.concatenate(values)
-
-
-def _exponentials(raw: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probs [n] and the sum of exponentials [n, 1]; logits [n, v] become these, in place."""
-    picked = np.empty((len(wanted), 1), dtype=np.float32)
-    total = np.empty_like(picked)
-
-    def work(index: tuple[Any, ...]) -> None:
-        rows = index[:1]  # whole rows
-        piece = raw[rows]
-        np.subtract(piece, piece.max(axis=1, keepdims=True), out=piece)
-        picked[rows] = np.take_along_axis(piece, wanted[rows][:, None], axis=1)
-        np.exp(piece, out=piece)
-        total[rows] = piece.sum(axis=1, keepdims=True)
-
-    spread(work, pieces(raw.shape, max(PIECE, raw.shape[1])))
-    return (picked - np.log(total))[:, 0], total

@@ -222,9 +222,10 @@ def token_logprobs(
             logps = core.token_logprobs(model(inputs, cache=caches), forest.responses)
         return mx.where(forest.mask, logps, 0.0)
     hidden = response_states(parts, model, forest, held, recompute=recompute)
-    rows = lm_head.chunk_rows(parts.vocabulary(hidden), budget)
+    eager = lm_head.on_cpu() and not recompute  # what blocks drop would be kept
+    rows = lm_head.chunk_rows(parts.vocabulary(hidden), budget, eager=eager)
     values = lm_head.chunked_logprobs(
-        parts.logits, hidden, targets_of(forest), rows, slopes=model.training
+        parts.logits, hidden, targets_of(forest), rows, slopes=model.training, eager=eager
     )
     places = mx.zeros(forest.responses.size + 1).at[forest.real].add(values)
     return places[:-1].reshape(forest.responses.shape)
@@ -262,41 +263,6 @@ def targets_of(forest: Forest) -> mx.array:
 
 def _within(forest: Forest) -> mx.array:
     return mx.minimum(forest.real, forest.responses.size - 1)
-
-
-def scored(model: Any, forest: Forest, held: Held | None = None, *, budget: int) -> np.ndarray:
-    """``sequence_logprobs`` as plain numbers [r], outside of any graph; quicker on a CPU."""
-    values = _values_on_cpu(model, forest, held, budget)
-    if values is None:
-        return np.array(sequence_logprobs(model, forest, held, budget=budget))
-    sums = np.zeros(forest.responses.shape[0], dtype=np.float32)
-    np.add.at(sums, np.array(forest.real) // forest.responses.shape[1], values)
-    return sums
-
-
-def token_scores(
-    model: Any, forest: Forest, held: Held | None = None, *, budget: int
-) -> list[np.ndarray]:
-    """``token_logprobs`` as plain numbers, real tokens alone: an array [lr] a response."""
-    values = _values_on_cpu(model, forest, held, budget)
-    if values is None:
-        table = np.array(token_logprobs(model, forest, held, budget=budget))
-    else:
-        table = np.zeros(forest.responses.shape, dtype=np.float32)
-        np.put(table, np.array(forest.real), values)
-    mask = np.array(forest.mask)  # real tokens come last where whole prompts stand before them
-    return [row[kept] for row, kept in zip(table, mask, strict=True)]
-
-
-def _values_on_cpu(model: Any, forest: Forest, held: Held | None, budget: int) -> np.ndarray | None:
-    """Log-probs [n] of real tokens by NumPy, where that is the quicker way; else None."""
-    parts = lm_head.parts(model) if budget else None
-    if parts is None or not lm_head.on_cpu():
-        return None
-    hidden = response_states(parts, model, forest, held)
-    mx.eval(hidden)
-    rows = lm_head.chunk_rows(parts.vocabulary(hidden), budget)
-    return lm_head.values_by_numpy(parts.logits, hidden, targets_of(forest), rows)
 
 
 def sequence_logprobs(model: Any, forest: Forest, held: Held | None = None, **how: Any) -> mx.array:

@@ -10,11 +10,9 @@ import mlx.core as mx
 
 from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference import lm_head
-from mipo_mlx.inference.kv_cache import Filled, GrowingCache, TreeCache, fork, new_caches, settle
-from mipo_mlx.inference.quick import by_parts
+from mipo_mlx.inference.kv_cache import GrowingCache, fork, new_caches, settle
 
 CAUSAL_PIECE = 128  # tokens of a stem forwarded at once on a CPU
-QUICK_PIECE = 256  # likewise where scores cost less
 
 
 @dataclass(frozen=True)
@@ -39,32 +37,22 @@ def hold(model: Any, tokens: mx.array, lengths: mx.array, *, segmented: bool = F
     caches = new_caches(model, segmented=segmented)
     step = max(1, tokens.shape[1])
     if lm_head.on_cpu():
-        step = QUICK_PIECE if by_parts() else CAUSAL_PIECE
+        step = CAUSAL_PIECE
     for start in range(0, tokens.shape[1], step):
         fill(model, tokens[:, start : start + step], caches)
     return Held(caches, lengths)
 
 
 def fill(model: Any, tokens: mx.array, caches: list[GrowingCache]) -> None:
-    """Forward tokens for the sake of their keys and values; no head, where it can be left out.
+    """Forward tokens for the sake of their keys and values, which are left lazy.
 
-    Where values are computed at once the pass ends with the last keys; elsewhere MLX leaves out by
-    itself what nobody asks for.
+    What lies behind the last keys is never computed, for nobody asks for it.
     """
-    trees = [cache for cache in caches if isinstance(cache, TreeCache)]
     parts = lm_head.parts(model)
-    for cache in trees:
-        cache.among = caches
-    try:
-        if parts is None:
-            model(tokens, cache=caches)
-        else:
-            parts.hidden(tokens, caches)
-    except Filled:
-        pass
-    finally:
-        for cache in trees:
-            cache.among = ()
+    if parts is None:
+        model(tokens, cache=caches)
+    else:
+        parts.hidden(tokens, caches)
 
 
 def hold_in_chunks(

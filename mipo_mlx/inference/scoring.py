@@ -8,9 +8,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mipo_mlx.inference import lm_head
-from mipo_mlx.inference.prefix_tree import Forest, Row, alone, plant, scored, stems_of, token_scores
+from mipo_mlx.inference.prefix_tree import (
+    Forest,
+    Row,
+    alone,
+    plant,
+    sequence_logprobs,
+    stems_of,
+    token_logprobs,
+)
 from mipo_mlx.inference.prompt_cache import Held, hold_in_chunks
-from mipo_mlx.inference.quick import quick
 from mipo_mlx.models.load import LanguageModel
 
 WINDOW = 512  # rows planned together; bounds how long the first result waits
@@ -102,8 +109,7 @@ def _measured(
             window = rows[start : start + WINDOW]
             results: dict[int, tuple[T_co, ...]] = {}
             for wave in waves(window, max_tokens):
-                with quick():
-                    results.update(_score_wave(lm, window, wave, max_tokens, measure))
+                results.update(_score_wave(lm, window, wave, max_tokens, measure))
             for index in range(len(window)):
                 yield results[index]
     finally:
@@ -111,8 +117,17 @@ def _measured(
 
 
 def _sums(model: object, forest: Forest, held: Held | None, *, budget: int) -> Sequence[float]:
-    summed: list[float] = scored(model, forest, held, budget=budget).tolist()
+    summed: list[float] = sequence_logprobs(model, forest, held, budget=budget).tolist()  # type: ignore[assignment]
     return summed
+
+
+def _by_token(
+    model: object, forest: Forest, held: Held | None, *, budget: int
+) -> Sequence[np.ndarray]:
+    """Real tokens alone, an array a response."""
+    table = np.array(token_logprobs(model, forest, held, budget=budget))
+    # not the first columns of a row: in ``alone`` an answer stands behind its prompt
+    return [row[real] for row, real in zip(table, np.array(forest.mask), strict=True)]
 
 
 def score(
@@ -136,4 +151,4 @@ def score_tokens(
     Raises:
         ValueError: as ``score``.
     """
-    return _measured(lm, rows, max_batch_tokens, token_scores)
+    return _measured(lm, rows, max_batch_tokens, _by_token)

@@ -217,9 +217,6 @@ def load_model(
 ) -> LanguageModel:
     """Open a model, with an adapter if one is given, ready for inference.
 
-    On a CPU MLX's run-time compiler is switched off for the process: it calls the system's C++
-    compiler for every kernel, which may be missing and costs more than it saves.
-
     Args:
         name: ``embedded``, a folder, or a hub id ``owner/name``.
         adapter_path: folder with ``adapters.safetensors`` and ``adapter_config.json``.
@@ -231,8 +228,6 @@ def load_model(
     """
     folder = locate(name, offline=offline, download=download)
     config = _read_config(folder)
-    if mx.default_device() == mx.Device(mx.cpu):
-        mx.disable_compile()
     model, tokenizer = _open(folder)
     if adapter_path is not None:
         _load_adapter(model, adapter_path)

@@ -11,6 +11,7 @@ from mipo_mlx.config import EMBEDDED_MISSING, RunConfig, resolve, to_dict
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.pipeline.compare import beside, kind
 from mipo_mlx.pipeline.report import CONTROLS
+from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Progress
 
@@ -56,6 +57,7 @@ def _share_pairs(run: Path, other: Path) -> None:
         store.record("generate", entry["inputs"], ["pairs.jsonl"], entry["stats"])
 
 
+@writing("controls")
 def control(
     run: Path, config: RunConfig, names: Sequence[str], on_progress: Progress
 ) -> dict[str, Any]:

@@ -22,9 +22,12 @@ from mipo_mlx.evaluation.study import SIDES, Section, Study, Subject
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import cut_contexts
 from mipo_mlx.models import lora
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import measured
-from mipo_mlx.run_dir.store import AnswerFile, RunStore, file_hash
+from mipo_mlx.run_dir.journal import AnswerFile
+from mipo_mlx.run_dir.lock import writing
+from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Context, Progress, silent
 
 Summary = dict[str, Any]
@@ -208,6 +211,8 @@ def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]
     return [study for study in found if study]
 
 
+@writing("eval")
+@uncompiled_on_cpu()
 def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
     """Compare base and adapter on held-out users and prompts.
 

@@ -9,11 +9,16 @@ from mipo_mlx.config import RunConfig, text_settings, to_toml
 from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.generation.contrasts import describe, final_contrasts, prepare
 from mipo_mlx.generation.pairs import generate as make_pairs
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.memory import measured
-from mipo_mlx.run_dir.store import AnswerFile, RunStore
+from mipo_mlx.run_dir.journal import AnswerFile
+from mipo_mlx.run_dir.lock import writing
+from mipo_mlx.run_dir.store import RunStore
 from mipo_mlx.types import Progress, silent
 
 
+@writing("generate")
+@uncompiled_on_cpu()
 def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Make ``pairs.jsonl``. Nothing is written before all inputs have been read and checked."""
     work = prepare(config)

@@ -19,6 +19,7 @@ from mipo_mlx.generation.contrasts import Prepared, describe, prepare
 from mipo_mlx.generation.pairs import asks, encode, generate
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
 from mipo_mlx.inference.prompt_cache import hold_in_chunks
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import limit_bytes
 from mipo_mlx.types import Progress
@@ -57,6 +58,7 @@ def _some_pairs(
     return summary, seconds, made.responses
 
 
+@uncompiled_on_cpu()
 def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any]:
     """The summary of ``count`` pairs: drops, lengths, PMI and headroom.
 
@@ -75,6 +77,7 @@ def _bytes_per_token(lm: LanguageModel) -> int:
     return sum(array.nbytes for cache in held.caches for array in cache.state) // length
 
 
+@uncompiled_on_cpu()
 def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
     """What the whole would cost: answers, tokens, bytes, and minutes after a short probe.
 

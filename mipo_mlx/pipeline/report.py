@@ -13,6 +13,7 @@ from mipo_mlx.errors import ConfigError, MipoError
 from mipo_mlx.reporting import evidence, html
 from mipo_mlx.reporting.markdown import markdown
 from mipo_mlx.reporting.summary import summarise
+from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Progress, silent
 
@@ -66,6 +67,7 @@ def _trained_controls(run: Path) -> dict[str, Any]:
     }
 
 
+@writing("report")
 def report(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Summarise ``eval.json`` as ``report.json``, ``report.md`` and ``report.html``."""
     path = run / "eval.json"

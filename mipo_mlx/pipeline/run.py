@@ -16,10 +16,12 @@ from mipo_mlx.pipeline.evaluate import evaluate, prepare_studies
 from mipo_mlx.pipeline.generate import generate
 from mipo_mlx.pipeline.report import report
 from mipo_mlx.pipeline.train import train
+from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.training.withhold import held_facts
 from mipo_mlx.types import Progress, silent
 
 
+@writing("run")
 def run(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """All four steps; steps already done with the same inputs are skipped."""
     prepare_studies(run, config, read_inputs(config.data))

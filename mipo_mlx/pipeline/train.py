@@ -23,8 +23,10 @@ from mipo_mlx.data.split import split
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
+from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel, load_model
 from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.compat_check import probe
@@ -318,6 +320,8 @@ def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[s
     return stats
 
 
+@writing("train")
+@uncompiled_on_cpu()
 def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[str, Any]:
     """Train ``adapter/`` on the run's pairs or on ``--pairs``; ``metrics.jsonl`` a line a step.
 

@@ -7,19 +7,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from mipo_mlx.errors import MipoError
+from mipo_mlx.run_dir import lock
 from mipo_mlx.run_dir.environment import here
-from mipo_mlx.types import Response
 
 MANIFEST = "manifest.json"
-CHECK = "check"  # name of the checksum in a journal's lines
 
 
 def file_hash(path: Path) -> str:
@@ -37,6 +35,17 @@ def new_run_path(root: Path) -> Path:
     return path
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlast a loss of power, where the system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems cannot
+        pass
+    finally:
+        os.close(handle)
+
+
 class RunStore:
     """A run directory: mode 0700, with a ``.gitignore`` that ignores all of it.
 
@@ -47,18 +56,21 @@ class RunStore:
         self.path = Path(path)
 
     def prepare(self) -> None:
-        """Make the directory.
+        """Make the directory, hold its lock where a step is writing, and keep others out of it.
 
         Raises:
-            MipoError: it cannot be made.
+            MipoError: it cannot be made, is somebody else's, or another process is writing to it.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
         except OSError as error:
             raise MipoError(
                 f"{self.path}: cannot be used as a run directory ({error.strerror}).",
                 "give a directory that you may write to",
             ) from error
+        lock.acquire(self.path)
         if not (self.path / ".gitignore").exists():
             self._replace(".gitignore", "*\n")
 
@@ -73,14 +85,16 @@ class RunStore:
 
     def _replace(self, name: str, text: str) -> Path:
         target = self.path / name
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = target.with_name(f".{os.getpid()}.{target.name}")
         try:
-            handle = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+            draft.unlink(missing_ok=True)  # of a process of the same number that was killed
+            handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, target)
+            _sync_folder(target.parent)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise MipoError(
@@ -109,13 +123,15 @@ class RunStore:
         draft = target.with_name(f".{os.getpid()}.{target.name}")
         size = sum(array.nbytes for array in arrays.values())
         try:
-            os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             mx.save_safetensors(str(draft), dict(arrays), metadata={"about": json.dumps(about)})
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
             if draft.stat().st_size < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.replace(draft, target)
+            _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             draft.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or str(error)
@@ -179,110 +195,3 @@ class RunStore:
             "made_on": here(),
         }
         self.write_json(MANIFEST, manifest)
-
-
-def _check(row: Mapping[str, Any]) -> str:
-    """Checksum of a journal's row."""
-    text = json.dumps(row, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class Journal:
-    """Work done so far, a checked line each, so that an interrupted step goes on where it was.
-
-    The first line names the inputs; a journal of other inputs is started anew. A last line cut
-    short, as by a crash, is dropped; any other line that fails its checksum is an error.
-    """
-
-    def __init__(self, store: RunStore, name: str, inputs: Mapping[str, Any]) -> None:
-        self.store, self.path = store, store.path / name
-        self.head = {"inputs": json.loads(json.dumps(dict(inputs)))}
-
-    def read(self) -> list[dict[str, Any]]:
-        """Rows of an earlier, interrupted run with the same inputs, in the order of appending.
-
-        Raises:
-            MipoError: a line was changed; its number is named.
-        """
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError:
-            lines = []
-        rows = [self._row(line, number) for number, line in enumerate(lines[:-1], 1)]
-        if not rows or rows[0] != self.head:
-            self.store.write_text(self.path.name, self._line(self.head))
-            return []
-        if lines[-1]:  # cut short
-            with self.path.open("rb+") as file:
-                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        return rows[1:]
-
-    def _row(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-            if row.pop(CHECK) == _check(row):
-                return dict(row)
-        except (ValueError, KeyError, AttributeError):
-            pass
-        raise MipoError(
-            f"{self.path}:{number}: this line was changed since it was written.",
-            "delete the file to start this step anew",
-        )
-
-    def _line(self, row: Mapping[str, Any]) -> str:
-        return json.dumps({**row, CHECK: _check(row)}, ensure_ascii=False) + "\n"
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; it is on its way to the disk when this returns.
-
-        Raises:
-            MipoError: it cannot be written; the rows before it stand.
-        """
-        data = self._line(row).encode()
-        try:
-            size = self.path.stat().st_size
-            with self.path.open("ab", buffering=0) as file:
-                if file.write(data) != len(data):
-                    file.truncate(size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise MipoError(
-                f"{self.path}: cannot be written ({error.strerror}).",
-                "make room, then run the command again; it goes on where it was",
-            ) from error
-
-    def remove(self) -> None:
-        """Take the file away, once its work is in the step's own outputs."""
-        self.path.unlink(missing_ok=True)
-
-
-class AnswerFile:
-    """Sampled answers as rows of a journal of their own, one file for each set of inputs.
-
-    ``options``, where given, is the run's ``config.toml`` and is written with its first answer, so
-    that the same command without options goes on with them. ``name`` is what the file's name
-    begins with.
-    """
-
-    def __init__(
-        self,
-        store: RunStore,
-        inputs: Mapping[str, Any],
-        options: str = "",
-        *,
-        name: str = "answers",
-    ) -> None:
-        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        self.store, self.options = store, options
-        self.journal = Journal(store, f"{name}-{digest[:12]}.jsonl", inputs)
-
-    def read(self) -> Iterator[tuple[str, Response]]:
-        """Answers of an earlier, interrupted run with the same inputs, by key."""
-        if self.options:
-            self.store.write_text("config.toml", self.options)
-        for row in self.journal.read():
-            yield row["key"], Response(row["text"], tuple(row["token_ids"]), row["finish_reason"])
-
-    def append(self, key: str, response: Response) -> None:
-        """Keep one more."""
-        self.journal.append({"key": key, **asdict(response)})

@@ -1,9 +1,6 @@
 """The gradient of a loss over a forest's log-probs.
 
-On a GPU the whole is one lazy graph. On a CPU the step is taken in two halves: blocks up to the
-hidden states; then, outside of any graph, logits, loss and the gradient to the hidden states, chunk
-by chunk; then back through the blocks. The backward graph is built before that gradient is known,
-with room for it, which is filled in between the halves.
+A forest without a trunk is one graph, forward and back.
 
 Prompts that several batches go on from, or that are long, can be forwarded by themselves, in
 pieces: keys and values are kept, nothing else. Batches then say what gradient reaches these, and
@@ -14,44 +11,22 @@ activations of one piece are alive at a time, and a prompt is forwarded for all 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_map
 
 from mipo_mlx.data.batches import pad_right
-from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.checkpointing import recomputed
 from mipo_mlx.inference.kv_cache import new_caches, primed
-from mipo_mlx.inference.prefix_tree import Forest, response_states, sequence_logprobs, targets_of
+from mipo_mlx.inference.prefix_tree import Forest, sequence_logprobs
 from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of
-from mipo_mlx.inference.quick import quick
 
 # log-probs of responses [r] -> the loss, and whatever else is wanted of them
 Loss = Callable[[mx.array], tuple[mx.array, dict[str, mx.array]]]
 Keys = list[mx.array]  # keys and values [s, heads, columns, d] of each layer in turn
-
-
-@dataclass(frozen=True)
-class How:
-    """How a gradient is taken.
-
-    Attributes:
-        budget: bytes of logits alive at once; 0 makes all of them at once.
-        recompute: blocks drop their activations and make them again for the gradient.
-    """
-
-    budget: int
-    recompute: bool
-
-
-def _eager(recompute: bool) -> Any:
-    """By way of NumPy on a CPU, but for blocks that are to be made again: they would stay."""
-    return nullcontext() if recompute else quick(gradient=True)
 
 
 @dataclass
@@ -113,64 +88,17 @@ def loss_gradient(
         recompute: blocks drop their activations and make them again for the gradient.
         trunk: its stems, already forwarded; the gradient to their keys is added there.
     """
-    how = How(budget, recompute)
-    parts = lm_head.parts(model) if budget else None
-    function = _in_halves if parts is not None and lm_head.on_cpu() else _whole
     keys = trunk.keys if trunk else []
 
-    def held(keys: Keys) -> Held | None:
-        if trunk is None:
-            return None
-        caches = primed(new_caches(model, segmented=recompute), keys)
-        return Held(caches, trunk.lengths)
+    def whole(keys: Keys) -> tuple[mx.array, dict[str, mx.array]]:
+        held = None
+        if trunk is not None:
+            held = Held(primed(new_caches(model, segmented=recompute), keys), trunk.lengths)
+        return loss(sequence_logprobs(model, forest, held, budget=budget, recompute=recompute))
 
-    told, (grads, slopes) = function(model, forest, loss, how, held, keys)
+    told, (grads, slopes) = _with_parameters(model, whole, keys)
     if trunk:
         trunk.slopes = [a + b for a, b in zip(trunk.slopes, slopes, strict=True)]
-    return told, grads
-
-
-Holds = Callable[[Keys], "Held | None"]
-
-
-def _whole(
-    model: nn.Module, forest: Forest, loss: Loss, how: How, held: Holds, keys: Keys
-) -> tuple[dict[str, mx.array], tuple[Any, Keys]]:
-    def whole(keys: Keys) -> tuple[mx.array, dict[str, mx.array]]:
-        logps = sequence_logprobs(
-            model, forest, held(keys), budget=how.budget, recompute=how.recompute
-        )
-        return loss(logps)
-
-    return _with_parameters(model, whole, keys)
-
-
-def _in_halves(
-    model: nn.Module, forest: Forest, loss: Loss, how: How, held: Holds, keys: Keys
-) -> tuple[dict[str, mx.array], tuple[Any, Keys]]:
-    parts = lm_head.parts(model)
-    assert parts is not None
-    room: list[mx.array] = []
-
-    def weighed(keys: Keys) -> tuple[mx.array, mx.array]:
-        """Hidden states times what is not known yet: the gradient of the loss to them."""
-        hidden = response_states(parts, model, forest, held(keys), recompute=how.recompute)
-        room.append(mx.zeros(hidden.shape))
-        mx.eval(room)
-        return (hidden.astype(mx.float32) * room[0]).sum(), hidden
-
-    with _eager(how.recompute):
-        hidden, grads = _with_parameters(model, weighed, keys)
-    mx.eval(hidden)
-    rows = lm_head.chunk_rows(parts.vocabulary(hidden), how.budget)
-    values, slopes = lm_head.slopes_by_numpy(parts.logits, hidden, targets_of(forest), rows)
-    responses, width = forest.responses.shape
-    owner = np.array(forest.real) // width
-    sums = np.zeros(responses, dtype=np.float32)
-    np.add.at(sums, owner, values)
-    (_, told), weight = mx.value_and_grad(loss)(mx.array(sums))
-    slopes *= np.array(weight)[owner][:, None]
-    np.array(room[0], copy=False)[:] = slopes  # a view: the backward pass reads it from here
     return told, grads
 
 
@@ -179,11 +107,10 @@ def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: i
     tokens = mx.array(pad_right(stems)[0])
     piece = max(1, at_once // len(stems))
     trunk = Trunk(tokens, lengths_of(stems), piece)
-    with quick():
-        caches = new_caches(model)
-        for start in trunk.starts:
-            fill(model, tokens[:, start : start + piece], caches)
-            mx.eval([cache.state for cache in caches])
+    caches = new_caches(model)
+    for start in trunk.starts:
+        fill(model, tokens[:, start : start + piece], caches)
+        mx.eval([cache.state for cache in caches])
     trunk.keys = [array for cache in caches for array in cache.state]
     trunk.slopes = [mx.zeros(array.shape) for array in trunk.keys]
     return trunk
@@ -211,8 +138,7 @@ def trunk_gradient(model: nn.Module, trunk: Trunk, *, recompute: bool) -> Any:
             return mx.stack([(a.astype(mx.float32) * s).sum() for a, s in pairs]).sum(), None
 
         past = [array[..., :start, :] for array in trunk.keys] if start else []
-        with _eager(recompute):
-            _, (grads, back) = _with_parameters(model, weighed, past)
+        _, (grads, back) = _with_parameters(model, weighed, past)
         total = grads if total is None else tree_map(mx.add, total, grads)
         slopes = [s[..., :start, :] + b for s, b in zip(slopes, back, strict=True)] if start else []
         mx.eval(total, slopes)

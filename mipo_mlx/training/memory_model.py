@@ -16,7 +16,7 @@ from typing import Any
 
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Row, stems_of
-from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE, QUICK_PIECE
+from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE
 
 HALF = ("float16", "bfloat16")
 
@@ -104,7 +104,7 @@ class Geometry:
         stem = max(map(len, stems))
         step = max(1, stem)
         if lm_head.on_cpu():
-            step = CAUSAL_PIECE if recompute else QUICK_PIECE
+            step = CAUSAL_PIECE
         passes = [
             Pass(len(stems), min(step, stem - start), min(stem, start + step))
             for start in range(0, stem, step)
@@ -155,9 +155,9 @@ class Coefficients:
     ``hidden`` to ``keys``: kept of a block. ``state`` and ``held``: kept of a checkpointed block.
     ``token``, ``score`` and ``head``: a block's work in the backward pass, of its activations, of
     its attention's shares and of keys spread over heads. ``again_`` likewise when it is
-    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``quick_``: of a block
-    until the backward graph is built, where values are computed at once, and the share of this that
-    is left then. ``logit``: of the copies of a chunk's logits.
+    checkpointed; ``again`` is what all passes of one block keep meanwhile. ``eager_``: kept of a
+    block where hidden states are evaluated before the backward graph is built. ``logit``: of the
+    copies of a chunk's logits.
     """
 
     hidden: float = 3.53
@@ -173,13 +173,9 @@ class Coefficients:
     again_token: float = 0.68
     again_score: float = 1.39
     again: float = 1.56
-    quick_hidden: float = 15.46
-    quick_heads: float = 14.0
-    quick_gate: float = 10.94
-    quick_shares: float = 1.03
-    quick_kv: float = 11.59
-    quick_keys: float = 0.59
-    quick_left: float = 0.58
+    eager_token: float = 2.75
+    eager_shares: float = 3.4
+    eager_keys: float = 7.0
     logit: float = 0.51
 
 
@@ -207,14 +203,11 @@ class _Sizes:
         keys = by.keys * self.of.kv_heads * self.pairs(one)
         return self.token(one) + by.shares * self.scores(one) + keys
 
-    def quick_block(self, one: Pass) -> float:
-        """All that was computed, until the backward graph is built."""
-        of, by = self.of, self.by
-        heads = by.quick_heads * of.heads + by.quick_kv * of.kv_heads
-        width = by.quick_hidden * of.hidden + heads * of.head_dim
-        each = one.tokens * (width + by.quick_gate * of.intermediate)
-        keys = by.quick_keys * of.kv_heads * self.pairs(one)
-        return each + by.quick_shares * self.scores(one) + keys
+    def eager_block(self, one: Pass) -> float:
+        """All that was computed."""
+        by = self.by
+        keys = by.eager_keys * self.of.kv_heads * self.pairs(one)
+        return by.eager_token * self.token(one) + by.eager_shares * self.scores(one) + keys
 
     def checkpointed(self, passes: Sequence[Pass]) -> tuple[float, float]:
         """What is kept, and a block's work, with activations made again."""
@@ -239,11 +232,10 @@ class _Sizes:
         )
         return kept, work
 
-    def quick(self, passes: Sequence[Pass]) -> tuple[float, float, float]:
-        """What is there when the backward graph is built; and as of ``whole``, from then on."""
-        blocks = [self.quick_block(one) for one in passes]
-        traced = self.of.layers * sum(blocks) - sum(blocks[:-1])
-        return traced, self.by.quick_left * traced, self.whole(passes)[1]
+    def eager(self, passes: Sequence[Pass]) -> tuple[float, float]:
+        """Likewise, where the forward pass was evaluated while MLX traced it."""
+        blocks = [self.eager_block(one) for one in passes]
+        return self.of.layers * sum(blocks) - sum(blocks[:-1]), self.whole(passes)[1]
 
 
 def step_bytes(
@@ -267,19 +259,20 @@ def step_bytes(
     if isinstance(geometry, Bunch):
         return _bunch_bytes(geometry, of, budget, recompute, by)
     sizes, passes = _Sizes(of, by), geometry.passes
-    traced = 0.0
+    eager = lm_head.on_cpu() and budget > 0 and not recompute
     if recompute:
         kept, work = sizes.checkpointed(passes)
-    elif lm_head.on_cpu() and budget and of.itemsize == 4:
-        traced, kept, work = sizes.quick(passes)
+    elif eager:
+        kept, work = sizes.eager(passes)
     else:
         kept, work = sizes.whole(passes)
-    copies = lm_head.EAGER_COPIES if lm_head.on_cpu() else lm_head.LAZY_COPIES
+    copies = lm_head.EAGER_COPIES if eager else lm_head.LAZY_COPIES
     at_once = geometry.answers
     if budget and at_once:
-        at_once = -(-at_once // -(-at_once // lm_head.chunk_rows(of.vocabulary, budget)))
+        rows = lm_head.chunk_rows(of.vocabulary, budget, eager=eager)
+        at_once = -(-at_once // -(-at_once // rows))
     logits = by.logit * 4 * copies * at_once * of.vocabulary
-    return int(max(of.itemsize * traced, of.itemsize * kept + max(of.itemsize * work, logits)))
+    return int(of.itemsize * kept + max(of.itemsize * work, logits))
 
 
 def _bunch_bytes(

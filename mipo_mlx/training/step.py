@@ -15,8 +15,7 @@ from mlx.utils import tree_map
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.inference import lm_head
-from mipo_mlx.inference.prefix_tree import Forest, distinct_prefix_tokens, scored
-from mipo_mlx.inference.quick import quick
+from mipo_mlx.inference.prefix_tree import Forest, distinct_prefix_tokens, sequence_logprobs
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.collate import Batch, Stems, TrainingRow, collate, nodes
 from mipo_mlx.training.compile import Compiled, padded
@@ -165,9 +164,8 @@ class Gradients:
         mine = self.ranks.mine(rows)
         for start in range(0, len(mine), at_once):
             for batch in self._batches(mine[start : start + at_once]):
-                with quick():
-                    logps = scored(self.model, batch.forest, budget=self.plan.logits)
-                _, each = self._summed(batch, mx.array(logps))
+                logps = sequence_logprobs(self.model, batch.forest, budget=self.plan.logits)
+                _, each = self._summed(batch, logps)
                 for name, array in each.items():
                     found.setdefault(name, []).append(np.array(array))
         self.model.train()

@@ -30,7 +30,7 @@ from mipo_cli.arena.app import make_app
 from mipo_cli.arena.terminal import plain
 from mipo_mlx.errors import MipoError
 from mipo_mlx.evaluation.human_votes import Arena, open_arena
-from mipo_mlx.run_dir.store import Journal
+from mipo_mlx.run_dir.journal import Journal
 
 CONNECT = socket.socket.connect  # before the suite refuses it
 HOST, TOKEN = "127.0.0.1:4321", "a-token_of-43-characters"

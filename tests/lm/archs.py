@@ -35,9 +35,20 @@ ARCHS = (
     "smollm3",
 )
 # gradients alone are checked on these: scaled and tied heads, mixtures of experts, parallel blocks
-MORE_ARCHS = ("cohere", "gemma", "granite", "qwen3_moe", "stablelm", "starcoder2")
+MORE_ARCHS = (
+    "cohere",
+    "gemma",
+    "gemma4_k_eq_v",
+    "gemma4_text",
+    "granite",
+    "qwen3_moe",
+    "stablelm",
+    "starcoder2",
+)
 # layers that keep a state other than keys and values
 HYBRIDS = ("lfm2", "mamba", "qwen3_next")
+# layers that read another layer's cache; without a cache mlx-lm gives them keys of their own
+CACHED = ("gemma3n",)
 KNOWN = (*ARCHS, *MORE_ARCHS, *HYBRIDS)
 
 

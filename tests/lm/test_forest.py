@@ -15,7 +15,6 @@ from mipo_mlx.errors import ModelError
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.kv_cache import (
     GrowingCache,
-    TreeCache,
     compact,
     fork,
     join,
@@ -32,8 +31,7 @@ from mipo_mlx.inference.prefix_tree import (
     stems_of,
     token_logprobs,
 )
-from mipo_mlx.inference.prompt_cache import fill, hold_in_chunks
-from mipo_mlx.inference.quick import quick
+from mipo_mlx.inference.prompt_cache import hold_in_chunks
 
 from . import archs
 
@@ -288,27 +286,3 @@ def test_recurrent_layers_are_refused() -> None:
 
     with pytest.raises(ModelError, match=r"ArraysCache.*recurrent"):
         new_caches(Recurrent())
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_pass_for_keys_alone_ends_when_every_layer_has_them(order: int) -> None:
-    """Whichever layer comes last; what is behind its keys is not computed."""
-    if not lm_head.on_cpu():
-        pytest.skip("a GPU computes nothing at once")
-    reached: list[int] = []
-
-    class Layers(nn.Module):
-        def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
-            new = mx.ones((1, 1, tokens.shape[1], 2))
-            for place in range(3)[::order]:
-                cache[place].update_and_fetch(new, new)
-                reached.append(place)
-            return tokens
-
-    with quick():
-        caches: list[Any] = [TreeCache() for _ in range(3)]
-        for count in (4, 2):
-            reached.clear()
-            fill(Layers(), mx.zeros((1, count), dtype=mx.int32), caches)
-            assert reached == list(range(3))[::order][:2]
-        assert {cache.held for cache in caches} == {6}

@@ -1,4 +1,4 @@
-"""The gradient of a loss, by halves and whole, checkpointed or not, against stock rows."""
+"""The gradient of a loss, eager and lazy, checkpointed or not, against stock rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mipo_mlx.inference import lm_head, quick
+from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Forest, Row, plant, stems_of
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 
@@ -63,23 +63,6 @@ def test_gradients_equal_full_rows_one_by_one(name: str, repeats: int, base: str
         assert relative(grads, wanted) < 1e-5
 
 
-@pytest.mark.parametrize(("base", "repeats"), [("fp32", 2), ("fp32", 4), ("4 bits", 2)])
-@pytest.mark.parametrize("name", NAMES)
-def test_they_do_by_way_of_numpy_too(
-    name: str, base: str, repeats: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not lm_head.on_cpu():
-        pytest.skip("for CPUs")
-    monkeypatch.setattr(quick, "FEWEST", 1)
-    monkeypatch.setattr(quick, "FEW", 1)
-    model = (with_lora(name) if base == "fp32" else quantized(name)).train()
-    rows = ragged(repeats)
-    margin, wanted = by_rows(model, rows)
-    told, grads = loss_gradient(model, plant(rows), contrast, budget=SMALL, recompute=False)
-    np.testing.assert_allclose(np.array(told["margin"]), np.array(margin), atol=2e-4)
-    assert relative(grads, wanted) < 1e-5
-
-
 def by_pieces(
     model: Any, rows: list[Row], cuts: list[int], piece: int, **how: Any
 ) -> tuple[list[mx.array], Any]:
@@ -102,10 +85,9 @@ def by_pieces(
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_forwarded_by_themselves_change_nothing(
-    name: str, base: str, recompute: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, base: str, recompute: bool
 ) -> None:
     """In pieces of 5 tokens, where windows of some models are shorter; and in a single one."""
-    monkeypatch.setattr(quick, "FEWEST", 40)  # some by NumPy, some not
     model = (with_lora(name) if base == "fp32" else quantized(name)).train()
     rows = ragged(2)
     wanted, told = None, []
@@ -145,6 +127,39 @@ def test_half_precision_is_as_close_to_fp32_as_the_plain_step() -> None:
     assert relative(grads, wanted) < 1.25 * relative(plain_grads, wanted)
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("eager", [False, True])
+def test_log_probs_and_slopes_of_chunks_are_those_of_the_formula(
+    eager: bool, dtype: mx.Dtype
+) -> None:
+    """Against float64: ``z_y - logsumexp(z)`` of capped logits, and its gradient by the chain."""
+    rng = np.random.default_rng(0)
+    weight, states = rng.normal(0, 1, (50, 6)), rng.normal(0, 6, (9, 6))
+    wanted, scale = rng.integers(0, 50, 9), rng.normal(0, 1, 9)
+    given = [mx.array(each).astype(dtype) for each in (weight, states)]
+    weight, states = (np.array(each.astype(mx.float32)).astype(np.float64) for each in given)
+    tanh = np.tanh(states @ weight.T / 20)
+    z = 20 * tanh
+    shares = np.exp(z - z.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    logps = np.log(shares[np.arange(9), wanted])
+    off = np.eye(50)[wanted] - shares
+    slopes = scale[:, None] * ((off * (1 - tanh**2)) @ weight)
+
+    def logits(x: mx.array) -> mx.array:
+        assert x.dtype == dtype
+        return 20 * mx.tanh(x @ given[0].T / 20)
+
+    def ours(states: mx.array) -> mx.array:
+        return lm_head.chunked_logprobs(logits, states, mx.array(wanted), 4, eager=eager)
+
+    values, found = mx.vjp(ours, [given[1]], [mx.array(scale.astype(np.float32))])
+    assert values[0].dtype == mx.float32 and found[0].dtype == dtype
+    near = {"atol": 2e-5} if dtype == mx.float32 else {"atol": 0.25, "rtol": 0.05}
+    np.testing.assert_allclose(np.array(values[0]), logps, **near)
+    np.testing.assert_allclose(np.array(found[0].astype(mx.float32)), slopes, **near)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_its_backbone_and_its_head(name: str) -> None:
     model = archs.build(name)
@@ -165,18 +180,23 @@ def test_a_model_whose_parts_cannot_be_told_apart_is_run_whole() -> None:
     assert lm_head.parts(Opaque()) is None
 
 
+@pytest.mark.parametrize("slopes", [False, True])
 @pytest.mark.parametrize("vocabulary", [2_000, 32_000])
-def test_logits_stay_within_their_budget(vocabulary: int) -> None:
+def test_logits_stay_within_their_budget(vocabulary: int, slopes: bool) -> None:
     count, width, budget = 512, 16, 4 * 2**20
     weight = mx.random.normal((vocabulary, width))
     hidden = mx.random.normal((count, width))
     targets = mx.random.randint(0, vocabulary, (count,))
     mx.eval(weight, hidden, targets)
-    rows = lm_head.chunk_rows(vocabulary, budget)
+    rows = lm_head.chunk_rows(vocabulary, budget, eager=True)
     assert 1 < rows < count
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    lm_head.slopes_by_numpy(lambda x: x @ weight.T, hidden, targets, rows)
+    mx.eval(
+        lm_head.chunked_logprobs(
+            lambda x: x @ weight.T, hidden, targets, rows, slopes=slopes, eager=True
+        )
+    )
     assert mx.get_peak_memory() - before < budget + 2**20
 
 

@@ -31,19 +31,21 @@ def command(
     """Vote blind between base and adapter, on a page only this machine sees: RUN/votes.jsonl."""
     resolved = resolve(run, config, sets, flags)
     from mipo_mlx.evaluation.human_votes import open_arena
+    from mipo_mlx.run_dir.lock import writing
 
     arena = open_arena(run, resolved.data.seed)
     if export is not None:
         sys.stdout.write(arena.export(export))
         return
-    if terminal:
-        from mipo_cli.arena.terminal import play
+    with writing("arena"):
+        if terminal:
+            from mipo_cli.arena.terminal import play
 
-        play(arena, Console(stderr=as_json, highlight=False))
-    else:
-        from mipo_cli.arena.app import serve
+            play(arena, Console(stderr=as_json, highlight=False))
+        else:
+            from mipo_cli.arena.app import serve
 
-        serve(arena, _announce)
+            serve(arena, _announce)
     if as_json:
         show_json(arena.summary())
         return
