@@ -11,7 +11,8 @@ from mipo_mlx.data.pairs import length_summary, pmi_summary
 from mipo_mlx.generation.hard_negatives import nearest_users
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import AnswerJournal, Generated, cut_contexts
-from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.inference.compat_check import open_model
+from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.types import Context, Progress
 
 PROMPTS_PER_CONTEXT = 8  # where there are two users or more, unless told otherwise
@@ -76,7 +77,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     inputs = read_inputs(config.data)
     contrasts = contrasts_of(inputs, config)
-    lm = load_model(config.data.model, offline=config.data.offline)
+    lm = open_model(config.data.model, offline=config.data.offline)
     contexts, cut = cut_contexts(lm, inputs.train_contexts, inputs.train_prompts, config.generate)
     foils, _ = cut_contexts(lm, inputs.foils, inputs.train_prompts, config.generate)
     return Prepared(inputs, lm, contrasts, contexts, foils, cut)

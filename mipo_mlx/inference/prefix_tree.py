@@ -20,7 +20,7 @@ from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.checkpointing import recomputed
-from mipo_mlx.inference.kv_cache import GrowingCache, fork, settle
+from mipo_mlx.inference.layer_caches import Caches, fork, settle
 from mipo_mlx.inference.prompt_cache import Held, fill, hold, lengths_of
 
 _BEYOND = 2**31  # above every token id
@@ -181,7 +181,7 @@ def alone(rows: Sequence[Row]) -> Forest:
 
 def grow(
     model: Any, forest: Forest, held: Held | None = None, *, segmented: bool = False
-) -> list[GrowingCache]:
+) -> Caches:
     """Caches that hold all but the last token of each prompt, a row a branch.
 
     Args:
@@ -193,7 +193,7 @@ def grow(
     stems = held or hold(model, forest.stems, forest.stem_lengths, segmented=segmented)
     caches = fork(stems.caches, forest.stem_of, stems.lengths)
     if forest.branches.shape[1]:
-        fill(model, forest.branches, caches)
+        fill(model, forest.branches, caches, forest.branch_lengths)
         settle(caches, forest.branch_lengths)
     return caches
 
@@ -233,7 +233,7 @@ def token_logprobs(
 
 def _responses(
     model: Any, forest: Forest, held: Held | None, segmented: bool
-) -> tuple[mx.array, list[GrowingCache] | None]:
+) -> tuple[mx.array, Caches | None]:
     """What is fed for the responses [r, lr], and the caches that their prompts filled, if any."""
     caches = None
     if held or forest.stems.shape[1] or forest.branches.shape[1]:

@@ -22,7 +22,7 @@ from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.generation.pairs import encode
 from mipo_mlx.models import lora
 from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import Download, LanguageModel, Skeleton, load_skeleton
+from mipo_mlx.models.load import Download, LanguageModel, Paths, Skeleton, load_skeleton
 from mipo_mlx.models.memory import device_bytes, limit_bytes
 from mipo_mlx.run_dir.environment import here
 from mipo_mlx.training.collate import TrainingRow
@@ -157,7 +157,7 @@ def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, An
         of,
         fixed=skeleton.weights + 5 * trained,
         limit=limit_bytes(config.generate.memory_limit),
-        shares=shares,
+        paths=Paths(shares=shares),
     )
     lengths = [len(row.encoded.prompt_ids) for row in rows]
     told |= {

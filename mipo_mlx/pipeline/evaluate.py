@@ -21,9 +21,10 @@ from mipo_mlx.evaluation.memorization import memorize
 from mipo_mlx.evaluation.study import SIDES, Section, Study, Subject
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import cut_contexts
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
-from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import measured
 from mipo_mlx.run_dir.journal import AnswerFile
 from mipo_mlx.run_dir.lock import writing
@@ -226,7 +227,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     studies = prepare_studies(run, config, inputs)
     _groups(inputs, config)  # faults are told before a model is loaded
     seen = _overlap(run, config, inputs)
-    lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    lm = open_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder)
     for study in studies:
         study.check(lm)

@@ -21,15 +21,16 @@ from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import split
 from mipo_mlx.errors import ConfigError
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
-from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import limit_bytes, measured
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
+from mipo_mlx.training import compat_check
 from mipo_mlx.training.collate import TrainingRow
-from mipo_mlx.training.compat_check import probe
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
@@ -156,18 +157,6 @@ def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
     )
 
 
-def _probed(
-    lm: LanguageModel, pairs: Sequence[PreferencePair], thinking: bool
-) -> list[PreferencePair]:
-    """Pairs with token ids, the model tried out on the first of them."""
-    pairs = [with_ids(lm, pair, thinking) for pair in pairs]
-    prompt = chat_template.prompt_ids(lm.tokenizer, pairs[0].messages, enable_thinking=thinking)
-    line = probe(lm, prompt, (pairs[0].chosen.token_ids, pairs[0].rejected.token_ids))
-    if line:
-        log.warning(line)
-    return pairs
-
-
 def _referred(
     lm: LanguageModel, pairs: list[PreferencePair], config: RunConfig, on_progress: Progress
 ) -> list[PreferencePair]:
@@ -208,12 +197,26 @@ def _planned(
         of,
         fixed=weights + 4 * trained,  # its gradient, the sum of gradients, two moments
         limit=limit_bytes(config.generate.memory_limit),
-        shares=lm.shares,
-        splits=lm.splits,
+        paths=lm.paths,
     )
     if ranks.rank == 0:
         (log.info if plan.fits else log.warning)("%s", plan)
     return plan
+
+
+def _proven(
+    lm: LanguageModel,
+    rows: Sequence[TrainingRow],
+    config: RunConfig,
+    ranks: Ranks,
+    shape: lora.Shape,
+) -> Plan:
+    """A plan whose gradient is that of the model's plain forward pass."""
+    while True:
+        plan = _planned(lm, rows, config, ranks)
+        arranged = objective_of(config.train).arrange(rows)
+        if compat_check.check(lm, arranged, config.train, plan, asdict(shape)):
+            return plan
 
 
 def _saved(store: RunStore, key: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
@@ -330,7 +333,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     """
     unwanted = held_facts(config.train)
     start = Path(config.train.adapter_path) if config.train.adapter_path else None
-    lm = load_model(config.data.model, adapter_path=start, offline=config.data.offline)
+    lm = open_model(config.data.model, adapter_path=start, offline=config.data.offline)
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     pairs = _read(lm, run, config, path)
     key = _key(lm, config, path)
@@ -345,10 +348,10 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
         )
     pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
     shape = _attach(lm, config.train, config.data.seed)
-    pairs = _probed(lm, pairs, config.generate.enable_thinking)
+    pairs = [with_ids(lm, pair, config.generate.enable_thinking) for pair in pairs]
     pairs = _referred(lm, pairs, config, on_progress)
     rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
-    plan = _planned(lm, rows, config, ranks)
+    plan = _proven(lm, rows, config, ranks, shape)
     trainer = Trainer(
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )

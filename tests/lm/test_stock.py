@@ -86,7 +86,7 @@ def trained(model: Path, run: Path, kind: str) -> Trained:
 
     flags = {"model": str(model), "pairs": str(path), **OPTIONS, **KINDS[kind]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_model", opening)
+        patch.setattr(train, "open_model", opening)
         stats = pipeline.train.train(run, resolve(flags=flags))
     assert stats["optimizer_steps"] == 2
     (lm,) = kept
