@@ -62,7 +62,9 @@ def narrow(model: Any, bits: int) -> Any:
             model,
             32,
             bits,
-            class_predicate=lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0,
+            class_predicate=lambda _, m: (
+                hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0
+            ),
         )
     return model
 
