@@ -16,14 +16,12 @@ SINGLY = "unshared, sampled singly"
 CASES = {
     ("afm7", "fp32"): SINGLY,  # layers that use another's keys count positions by columns
     ("deepseek_v41", "fp32"): f"{SINGLY}, not trained",  # its code has no gradient
-    ("falcon_h1", "fp32"): "shared",  # attention and a state in one layer
     ("gemma3n", "fp32"): "shared, head whole",  # reads weights of linear layers
     ("gemma4_text", "fp32"): "shared",  # blocks return keys and values
     ("gpt_bigcode", "fp32"): SINGLY,  # takes its offset for a number
     ("kimi_k25", "fp32"): "shared",  # its outer module goes another way than its backbone
     ("llama4", "fp32"): SINGLY,  # attention by chunks
     ("nemotron-nas", "fp32"): "shared",  # blocks without attention
-    ("qwen3_5", "fp32"): "shared",
     ("mistral", "bf16"): "shared",
     ("qwen3_moe", "4 bits"): "shared",
 }
