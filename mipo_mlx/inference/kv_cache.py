@@ -28,10 +28,13 @@ class Layout:
     Attributes:
         position: of the first columns [b, shared] int32, ``HIDDEN`` at padding.
         base: position of the next column [b] int32; later ones count on from it.
+        even: no column of any row is padding, so that "causal" says all there is to say. A fact
+            known from lengths, for the arrays cannot be asked while a function is traced.
     """
 
     position: mx.array
     base: mx.array
+    even: bool = False
 
     @property
     def shared(self) -> int:
@@ -59,21 +62,25 @@ class Layout:
             visible = visible & (key > query - window)
         return visible[:, None]
 
-    def settle(self, held: int, real: mx.array) -> Layout:
-        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count."""
+    def settle(self, held: int, real: mx.array, even: bool = False) -> Layout:
+        """The layout in which, of the columns after ``shared``, the first ``real`` [b] count.
+
+        ``even`` says that these are all of them.
+        """
         index = mx.arange(held - self.shared)
         later = mx.where(index < real[:, None], self.base[:, None] + index, HIDDEN)
-        return Layout(mx.concatenate([self.position, later], axis=1), self.base + real)
+        position = mx.concatenate([self.position, later], axis=1)
+        return Layout(position, self.base + real, self.even and even)
 
     def take(self, rows: mx.array) -> Layout:
         """These rows."""
-        return Layout(self.position[rows], self.base[rows])
+        return Layout(self.position[rows], self.base[rows], self.even)
 
 
-def left_aligned(columns: int, lengths: mx.array) -> Layout:
-    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real."""
+def left_aligned(columns: int, lengths: mx.array, even: bool = False) -> Layout:
+    """Right-padded prompts: ``lengths`` [b] of the ``columns`` are real; all where ``even``."""
     column = mx.arange(columns)
-    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths)
+    return Layout(mx.where(column < lengths[:, None], column, HIDDEN), lengths, even)
 
 
 def take(array: mx.array, rows: mx.array | None) -> mx.array:
@@ -132,16 +139,20 @@ class GrowingCache:
     def make_mask(
         self, new: int, return_array: bool = False, window_size: int | None = None
     ) -> Any:
-        """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same."""
+        """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same.
+
+        Attention aligns the latter to the last key, and on Metal has a fused gradient for it alone.
+        """
         from mlx_lm.models.base import create_causal_mask
 
+        narrow = window_size is not None and self.held + new > window_size
+        padded = self.layout is not None and not self.layout.even
+        if not (narrow or return_array or padded):
+            return "causal"
         if self.layout is not None:
             mask = self.layout.mask(self.held, new, window_size)
             return mask[:, None] if self.mask_rank == 5 else mask
-        narrow = window_size is not None and self.held + new > window_size
-        if narrow or return_array or self.held:
-            return create_causal_mask(new, offset=self.held, window_size=window_size)
-        return "causal"
+        return create_causal_mask(new, offset=self.held, window_size=window_size)
 
     def hold(self, keys: mx.array, values: mx.array) -> None:
         """Begin with these columns [b, heads, held, d]."""
@@ -156,11 +167,22 @@ class GrowingCache:
             twin.keys, twin.values = (take(array, rows) for array in arrays)
         return twin
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """All columns [b, heads, held, d], for layers that read another layer's."""
+        assert self.keys is not None and self.values is not None
+        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
+
     def since(self, held: int) -> tuple[mx.array, mx.array] | None:
         """Keys and values of the columns after the first ``held``; None where there are none."""
         if self.keys is None or self.values is None or self.held == held:
             return None
         return self.keys[..., held : self.held, :], self.values[..., held : self.held, :]
+
+    def trim(self, columns: int) -> None:
+        """Forget the last columns."""
+        self.held -= columns
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys_and_values()
 
     def moved(self, order: mx.array, layout: Layout) -> GrowingCache:
         """Columns in this order [b, width], which then stand as ``layout`` says."""
@@ -173,11 +195,6 @@ class GrowingCache:
                 for array in (self.keys, self.values)
             )
         return twin
-
-    def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """All columns [b, heads, held, d], for layers that read another layer's."""
-        assert self.keys is not None and self.values is not None
-        return self.keys[..., : self.held, :], self.values[..., : self.held, :]
 
     @property
     def state(self) -> list[mx.array]:
@@ -254,9 +271,11 @@ class SegmentedCache(GrowingCache, ExplicitCache):
         self.held += keys.shape[2]
         self.segments.append((keys, values, None))
 
-    def since(self, held: int) -> tuple[mx.array, mx.array] | None:
-        """Keys and values of the last segment, which begins after the first ``held`` columns."""
-        return None if self.held == held else self.segments[-1][:2]
+    def trim(self, columns: int) -> None:
+        """Forget the last columns, all of the last segment."""
+        self.held -= columns
+        keys, values, rows = self.segments.pop()
+        self.segments.append((keys[..., :-columns, :], values[..., :-columns, :], rows))
 
     def written(self, held: int) -> list[mx.array]:
         """Keys and values of the segments that a block has appended."""
@@ -266,6 +285,10 @@ class SegmentedCache(GrowingCache, ExplicitCache):
         """Take keys and values of several segments in turn."""
         for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
             self.append(keys, values)
+
+    def since(self, held: int) -> tuple[mx.array, mx.array] | None:
+        """Keys and values of the last segment, which begins after the first ``held`` columns."""
+        return None if self.held == held else self.segments[-1][:2]
 
     @property
     def state(self) -> list[mx.array]:

@@ -78,7 +78,9 @@ def newest(caches: Iterable[LayerCache], held: int) -> list[mx.array]:
     return found
 
 
-def _layout(caches: Sequence[LayerCache], lengths: mx.array | None) -> Layout | None:
+def _layout(
+    caches: Sequence[LayerCache], lengths: mx.array | None, even: bool = False
+) -> Layout | None:
     """Where the columns stand, those after the last fork all real; None where there are no keys."""
     first = next(iter(with_keys(caches)), None)
     if first is None:
@@ -86,10 +88,10 @@ def _layout(caches: Sequence[LayerCache], lengths: mx.array | None) -> Layout | 
     layout = first.layout
     if layout is None:
         assert lengths is not None
-        return left_aligned(first.held, lengths)
+        return left_aligned(first.held, lengths, even)
     if first.held > layout.shared:
         new = first.held - layout.shared
-        return layout.settle(first.held, mx.full(layout.base.shape, new))
+        return layout.settle(first.held, mx.full(layout.base.shape, new), even=True)
     return layout
 
 
@@ -110,6 +112,8 @@ def fork(
     caches: Sequence[LayerCache],
     rows: mx.array | None,
     lengths: mx.array | None = None,
+    *,
+    even: bool = False,
 ) -> Caches:
     """Caches of these rows, in this order and as often as they are named; None is all, once.
 
@@ -117,22 +121,26 @@ def fork(
         caches: one a layer; they stay as they are.
         rows: indices [n].
         lengths: real columns of each row of ``caches`` when they are in prompt mode.
+        even: these are all columns.
     """
-    layout = _layout(caches, lengths)
+    layout = _layout(caches, lengths, even)
     if layout is not None and rows is not None:
         layout = layout.take(rows)
     given = lengths if rows is None else rows
     return rows_of(caches, layout, rows, count_of(caches) if given is None else given.shape[0])
 
 
-def settle(caches: Sequence[LayerCache], real: mx.array) -> None:
-    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place."""
+def settle(caches: Sequence[LayerCache], real: mx.array, *, even: bool = False) -> None:
+    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place.
+
+    ``even`` says that these are all of them.
+    """
     keyed = with_keys(caches)
     if not keyed:
         return
     layout = keyed[0].layout
     assert layout is not None
-    layout = layout.settle(keyed[0].held, real)
+    layout = layout.settle(keyed[0].held, real, even)
     for cache in keyed:
         cache.layout = layout
 
@@ -142,9 +150,10 @@ def compact(caches: Sequence[LayerCache]) -> Caches:
     layout = _layout(caches, None)
     if layout is None:
         return fork(caches, None)
-    width = int(np.array(layout.base).max())
+    base = np.array(layout.base)
+    width = int(base.max())
     order = mx.argsort(layout.position, axis=1)[:, :width]
-    aligned = left_aligned(width, layout.base)
+    aligned = left_aligned(width, layout.base, even=bool((base == width).all()))
     twins = (
         cache.moved(order, aligned)
         if isinstance(cache, GrowingCache)
@@ -162,8 +171,9 @@ def join(one: Sequence[LayerCache], other: Sequence[LayerCache]) -> Caches:
     if with_keys(one):
         firsts = [with_keys(caches)[0] for caches in pair]
         width = max(first.held for first in firsts)
-        bases = [first.layout.base for first in firsts if first.layout is not None]
-        layout = left_aligned(width, mx.concatenate(bases))
+        layouts = [first.layout for first in firsts if first.layout is not None]
+        even = all(each.even for each in layouts) and firsts[0].held == firsts[1].held
+        layout = left_aligned(width, mx.concatenate([each.base for each in layouts]), even)
 
     def both(left: Any, right: Any) -> Any:
         if not isinstance(left, GrowingCache):

@@ -200,7 +200,7 @@ def chunked_logprobs(
     With ``slopes`` the gradient of a token's log-prob to its hidden state is taken along with the
     log-prob, chunk by chunk, and kept: [n, d] instead of [n, v]. So backward neither holds logits
     nor runs the head a second time, and weights of the head get no gradient: LoRA leaves them
-    frozen. Without, all is left to MLX's own differentiation.
+    frozen. Without, a gradient runs the head again.
 
     Args:
         logits: [1, n, d] -> [1, n, v].
@@ -211,20 +211,24 @@ def chunked_logprobs(
         eager: hidden states are evaluated here and softmax is NumPy's, for CPUs. Inside a gradient
             all that led to them is then kept until the backward graph is built.
     """
-    if not slopes and eager:
-        return _one_by_one(partial(_eager_values, logits), rows, hidden, targets)[0]
-    if not slopes:
+    if not slopes and not eager:
         return _in_turn(partial(_values, logits), rows, hidden, targets)[0]
 
-    @mx.custom_function
-    def logprobs(states: mx.array, wanted: mx.array) -> list[mx.array]:
+    def both(states: mx.array, wanted: mx.array) -> list[mx.array]:
         if eager:
             return _one_by_one(partial(_eager_slopes, logits), rows, states, wanted)
         return _in_turn(partial(_slopes, logits), rows, states, wanted)
 
+    @mx.custom_function
+    def logprobs(states: mx.array, wanted: mx.array) -> list[mx.array]:
+        if slopes:
+            return both(states, wanted)
+        return _one_by_one(partial(_eager_values, logits), rows, states, wanted)
+
     @logprobs.vjp
     def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
-        grad = cotangents[0][:, None] * outputs[1].astype(mx.float32)
+        kept = outputs[1] if slopes else both(*primals)[1]
+        grad = cotangents[0][:, None] * kept.astype(mx.float32)
         return grad.astype(primals[0].dtype), mx.zeros_like(primals[1])
 
     found: Any = logprobs(hidden, targets)

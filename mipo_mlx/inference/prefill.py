@@ -23,7 +23,7 @@ from mipo_mlx.inference.layer_caches import (
     with_states,
 )
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens, head_of, stems_of
-from mipo_mlx.inference.prompt_cache import Held, fill, hold_in_chunks, lengths_of
+from mipo_mlx.inference.prompt_cache import Held, fill, hold_in_chunks, lengths_of, unpadded
 from mipo_mlx.models.load import LanguageModel
 
 PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
@@ -119,9 +119,9 @@ class Prefill:
         self.tally.forwarded += sum(len(ids) + 1 for ids in rests)
         tokens, _ = pad_right(rests)
         if tokens.shape[1]:
-            lengths = lengths_of(rests)
-            fill(self.lm.model, mx.array(tokens), caches, lengths)
-            settle(caches, lengths)
+            lengths, even = lengths_of(rests), unpadded(rests)
+            fill(self.lm.model, mx.array(tokens), caches, lengths, even=even)
+            settle(caches, lengths, even=even)
         return SharedStream(self.lm.model, caches)
 
     def _serve(self, wanted: Sequence[int]) -> list[int]:
@@ -152,7 +152,7 @@ class Prefill:
             whole = [stems[index] for index in bare]
             parts.append(hold_in_chunks(self.lm.model, whole, PREFILL_TOKENS))
             self.tally.forwarded += sum(map(len, whole))
-        made = [fork(held.caches, None, held.lengths) for held in parts]
+        made = [fork(held.caches, None, held.lengths, even=held.even) for held in parts]
         if len(made) == 1:
             return made[0]
         order = sorted(range(len(stems)), key=[*headed, *bare].__getitem__)

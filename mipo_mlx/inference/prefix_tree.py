@@ -21,7 +21,7 @@ from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.checkpointing import recomputed
 from mipo_mlx.inference.layer_caches import Caches, fork, settle
-from mipo_mlx.inference.prompt_cache import Held, fill, hold, lengths_of
+from mipo_mlx.inference.prompt_cache import Held, fill, hold, lengths_of, unpadded
 
 _BEYOND = 2**31  # above every token id
 
@@ -47,7 +47,8 @@ class Forest(NamedTuple):
     stems [s, ls] int32, stem_lengths [s] · branches [b, lb] int32 (without each prompt's last
     token), branch_lengths [b], stem_of [b] · last [b] int32, the prompts' last tokens ·
     responses [r, lr] int32, mask [r, lr] bool, branch_of [r] · real [n] int32, the places of
-    response tokens among the r * lr; places beyond the last are padding.
+    response tokens among the r * lr; places beyond the last are padding · even_stems and
+    even_branches are known to have no padding.
     """
 
     stems: mx.array
@@ -60,6 +61,18 @@ class Forest(NamedTuple):
     mask: mx.array
     branch_of: mx.array
     real: mx.array
+    even_stems: bool = False
+    even_branches: bool = False
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All but what is known besides."""
+        return [item for item in self if isinstance(item, mx.array)]
+
+    @classmethod
+    def of(cls, arrays: Sequence[mx.array]) -> Forest:
+        """Of its arrays, of which nothing is known besides."""
+        return cls._make([*arrays, False, False])
 
 
 def shared_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
@@ -137,7 +150,8 @@ def plant(
     rests = [ids[len(stems[owner[index]]) : -1] for index, ids in enumerate(prompts)]
     stem_tokens, _ = pad_right([()] if known else stems)
     branch_tokens, _ = pad_right(rests)
-    tokens, mask = pad_right([ids for row in rows for ids in row.responses])
+    # Metal kernels of recurrent layers for one token have no gradient
+    tokens, mask = pad_right([ids for row in rows for ids in row.responses], least=2)
     branch_of = np.repeat(np.arange(len(rows)), [len(row.responses) for row in rows])
     return Forest(
         stems=mx.array(stem_tokens),
@@ -150,6 +164,8 @@ def plant(
         mask=mx.array(mask),
         branch_of=mx.array(branch_of.astype(np.int32)),
         real=mx.array(np.flatnonzero(mask).astype(np.int32)),
+        even_stems=not known and unpadded(stems),
+        even_branches=unpadded(rests),
     )
 
 
@@ -190,11 +206,18 @@ def grow(
         held: its stems, when they have been forwarded already.
         segmented: keys and values are copied for their rows inside of checkpointed blocks.
     """
-    stems = held or hold(model, forest.stems, forest.stem_lengths, segmented=segmented)
-    caches = fork(stems.caches, forest.stem_of, stems.lengths)
+    stems = held or hold(
+        model,
+        forest.stems,
+        forest.stem_lengths,
+        even=forest.even_stems,
+        segmented=segmented,
+    )
+    caches = fork(stems.caches, forest.stem_of, stems.lengths, even=stems.even)
     if forest.branches.shape[1]:
-        fill(model, forest.branches, caches, forest.branch_lengths)
-        settle(caches, forest.branch_lengths)
+        lengths, even = forest.branch_lengths, forest.even_branches
+        fill(model, forest.branches, caches, lengths, even=even)
+        settle(caches, lengths, even=even)
     return caches
 
 

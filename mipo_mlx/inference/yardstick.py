@@ -25,7 +25,8 @@ TYPICAL = 0.75  # share of numbers compared in half precision, those that differ
 def described(error: Exception) -> str:
     """A fault of foreign code in a few words."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    said = lines[0][:160].rstrip(".") if lines else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def spread(found: Numbers, wanted: Numbers, share: float = 1.0) -> float:
@@ -41,6 +42,14 @@ def spread(found: Numbers, wanted: Numbers, share: float = 1.0) -> float:
     if share < 1 and np.isfinite(gaps).all():
         gaps = np.sort(gaps)[: max(1, int(share * len(gaps)))]
     return float(np.sqrt((gaps.astype(np.float64) ** 2).mean()))
+
+
+def refused(name: str, noun: str, error: Exception) -> ModelError:
+    """What is told of a model whose plain way fails."""
+    return ModelError(
+        f"{name}: plain {noun} cannot be had: {described(error)}.",
+        "see whether mlx_lm.generate can run this model on this device",
+    )
 
 
 class Yardstick:
@@ -67,10 +76,7 @@ class Yardstick:
                 with widened(model) as self.widens:
                     self.single = plain() if self.widens else self.numbers
         except Exception as error:  # whatever a model's own code comes up with
-            raise ModelError(
-                f"{name}: plain {noun} cannot be had: {described(error)}.",
-                "see whether mlx_lm.generate can run this model on this device",
-            ) from error
+            raise refused(name, noun, error) from error
         if not all(np.isfinite(values).all() for values in (*self.numbers, *self.single)):
             raise ModelError(
                 f"{name}: {noun} of a plain sentence are not finite.",

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mipo_mlx._blas import warn_if_slow
 from mipo_mlx.errors import ModelError
 from mipo_mlx.models.architecture import other_states
 
@@ -263,6 +264,8 @@ def load_model(
     """
     folder = locate(name, offline=offline, download=download)
     config = _read_config(folder)
+    if mx.default_device() == mx.Device(mx.cpu):
+        warn_if_slow()
     model, tokenizer = _open(folder)
     if adapter_path is not None:
         _load_adapter(model, adapter_path)

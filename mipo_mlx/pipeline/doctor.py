@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mipo_mlx._blas import load_openblas
+from mipo_mlx._blas import load_openblas, remedy
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
@@ -49,11 +49,12 @@ def _cached() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Platform, memory, versions and cached models."""
+    own = f"MLX's own; OpenBLAS is faster: {command}" if (command := remedy()) else "MLX's own"
     return {
         **here(),
         "metal": mx.metal.is_available(),
         "recommended_bytes": device_bytes(),
-        "blas": "OpenBLAS" if load_openblas() else "MLX's own",
+        "blas": "OpenBLAS" if load_openblas() else own,
         "cached_models": _cached(),
     }
 

@@ -24,7 +24,7 @@ from mipo_mlx.errors import ModelError
 from mipo_mlx.inference import lm_head, path_cache, ways
 from mipo_mlx.inference.compat_check import PASSING, from_record, tell, told
 from mipo_mlx.inference.prefix_tree import Row, shared_length
-from mipo_mlx.inference.yardstick import Yardstick, described
+from mipo_mlx.inference.yardstick import Yardstick, described, refused
 from mipo_mlx.models.load import LanguageModel, Paths
 from mipo_mlx.training.collate import TrainingRow, collate, nodes
 from mipo_mlx.training.distributed import Ranks
@@ -74,7 +74,10 @@ class _Trial:
 
     def __init__(self, lm: LanguageModel, rows: Sequence[TrainingRow], config: TrainConfig) -> None:
         self.lm, self.config = lm, config
-        self.rows = self._at_start(short_rows(rows))
+        try:
+            self.rows = self._at_start(short_rows(rows))
+        except Exception as error:  # whatever a model's own code comes up with
+            raise refused(lm.name, "log-probs", error) from error
         self.yardstick = Yardstick(lm.name, lm.model, self.plain, "gradients")
         self.passing = False
 

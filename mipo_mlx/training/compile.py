@@ -35,12 +35,15 @@ def padded(forest: Forest) -> Forest:
     width = responses.shape[1]
     real = forest.real // old * width + forest.real % old
     room = (0, rounded(real.size) - real.size)
+    stems, branches = _wider(forest.stems), _wider(forest.branches)
     return forest._replace(
-        stems=_wider(forest.stems),
-        branches=_wider(forest.branches),
+        stems=stems,
+        branches=branches,
         responses=responses,
         mask=_wider(forest.mask),
         real=mx.pad(real, room, constant_values=mx.array(responses.size)),
+        even_stems=forest.even_stems and stems.shape == forest.stems.shape,
+        even_branches=forest.even_branches and branches.shape == forest.branches.shape,
     )
 
 

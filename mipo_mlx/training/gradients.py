@@ -22,7 +22,7 @@ from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference.checkpointing import recomputed
 from mipo_mlx.inference.layer_caches import arrays, growing, new_caches, newest, primed
 from mipo_mlx.inference.prefix_tree import Forest, sequence_logprobs
-from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of, real_within
+from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of, real_within, unpadded
 
 # log-probs of responses [r] -> the loss, and whatever else is wanted of them
 Loss = Callable[[mx.array], tuple[mx.array, dict[str, mx.array]]]
@@ -36,7 +36,8 @@ class Trunk:
     Attributes:
         tokens: [s, ls] int32, right-padded.
         lengths: real ones of each [s].
-        piece: columns forwarded at once, at least 2.
+        even: none has padding.
+        piece: columns forwarded at once.
         keys: keys and values of all columns and states after the last, not in any graph.
         grows: which of ``keys`` have columns; the others are states.
         states: those at the start of each piece but the first.
@@ -45,6 +46,7 @@ class Trunk:
 
     tokens: mx.array
     lengths: mx.array
+    even: bool
     piece: int
     keys: Keys = field(default_factory=list)
     grows: list[bool] = field(default_factory=list)
@@ -107,7 +109,9 @@ def loss_gradient(
     def whole(keys: Keys) -> tuple[mx.array, dict[str, mx.array]]:
         held = None
         if trunk is not None:
-            held = Held(primed(new_caches(model, segmented=recompute), keys), trunk.lengths)
+            held = Held(
+                primed(new_caches(model, segmented=recompute), keys), trunk.lengths, trunk.even
+            )
         return loss(sequence_logprobs(model, forest, held, budget=budget, recompute=recompute))
 
     told, (grads, slopes) = _with_parameters(model, whole, keys)
@@ -119,18 +123,16 @@ def loss_gradient(
 def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: int) -> Trunk:
     """Keys and values of what prompts start with, at most ``at_once`` padded tokens at a time."""
     tokens = mx.array(pad_right(stems)[0])
-    piece = max(2, at_once // len(stems))
-    if tokens.shape[1] % piece == 1:  # no piece is of one column
-        tokens = mx.pad(tokens, [(0, 0), (0, 1)])
-    trunk = Trunk(tokens, lengths_of(stems), piece)
+    piece = max(1, at_once // len(stems))
+    trunk = Trunk(tokens, lengths_of(stems), unpadded(stems), piece)
     caches = new_caches(model)
     for start in trunk.starts:
         if start:
-            trunk.grows = growing(caches)
-            both = zip(arrays(caches), trunk.grows, strict=True)
+            both = zip(arrays(caches), growing(caches), strict=True)
             trunk.states[start] = [array for array, grows in both if not grows]
         now = tokens[:, start : start + piece]
-        fill(model, now, caches, real_within(trunk.lengths, start, now.shape[1]))
+        real = real_within(trunk.lengths, start, now.shape[1])
+        fill(model, now, caches, real, even=trunk.even)
         mx.eval(arrays(caches))
     trunk.keys, trunk.grows = arrays(caches), growing(caches)
     trunk.slopes = [mx.zeros(array.shape) for array in trunk.keys]
@@ -157,7 +159,7 @@ def trunk_gradient(model: nn.Module, trunk: Trunk, *, recompute: bool) -> Any:
                 primed(caches, past)
             real = real_within(trunk.lengths, start, tokens.shape[1])
             with recomputed(model, recompute):
-                fill(model, tokens, caches, real)
+                fill(model, tokens, caches, real, even=trunk.even)
             pairs = zip(newest(caches, start), wanted, strict=True)
             return mx.stack([(a.astype(mx.float32) * s).sum() for a, s in pairs]).sum(), None
 

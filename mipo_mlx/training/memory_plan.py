@@ -71,7 +71,8 @@ def bunches(rows: Sequence[TrainingRow], most: int, at_once: int) -> list[list[l
 
     Rows of one context stay together where forwarding it again would cost more than
     ``WORTH_SHARING`` of their own tokens; such parts are then packed up to a number of tokens. What
-    is cut apart for the sake of ``most`` alone makes a bunch, if it is of one context.
+    is cut apart for the sake of ``most`` alone makes a bunch, if it is of one context; prompts of
+    like lengths come together then, for those of equal ones need no padding.
 
     Args:
         rows: of one optimizer step.
@@ -101,8 +102,10 @@ def bunches(rows: Sequence[TrainingRow], most: int, at_once: int) -> list[list[l
     most = most or len(rows)
     found = []
     for part in made:
-        cut = [part[i : i + most] for i in range(0, len(part), most)]
         one = len({rows[index].encoded.group or f"\0{index}" for index in part}) == 1
+        if one and len(part) > most:
+            part = sorted(part, key=lambda index: len(rows[index].encoded.prompt_ids))
+        cut = [part[i : i + most] for i in range(0, len(part), most)]
         found += [cut] if one else [[each] for each in cut]
     return found
 

@@ -103,8 +103,8 @@ class Gradients:
         return told["logps"], grads
 
     def _of_arrays(self, arrays: list[mx.array]) -> tuple[mx.array, Any]:
-        count = len(Forest._fields)
-        return self._of_batch(Batch(Forest(*arrays[:count]), *arrays[count:]))
+        count = len(arrays) - len(Batch._fields) + 1
+        return self._of_batch(Batch(Forest.of(arrays[:count]), *arrays[count:]))
 
     def _by_pieces(self, parts: Sequence[Sequence[TrainingRow]]) -> Iterator[Result]:
         """Of rows that go on from the same prompts, these forwarded by themselves."""
@@ -136,7 +136,7 @@ class Gradients:
         if self.compiled is None or trunk is not None:
             logps, grads = self._of_batch(batch, trunk)
         else:
-            logps, grads = self.compiled([*padded(batch.forest), *batch[1:]])
+            logps, grads = self.compiled([*padded(batch.forest).arrays, *batch[1:]])
         return self._summed(batch, logps)[1], grads
 
     def _mean(self, figures: dict[str, list[np.ndarray]], count: int) -> dict[str, float]:

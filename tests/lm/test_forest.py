@@ -62,6 +62,22 @@ def ragged(repeats: int, shared: bool = True, seed: int = 3) -> list[Row]:
     ]
 
 
+def level(repeats: int, seed: int = 4) -> list[Row]:
+    """Prompts of equal lengths, in two groups of equal shared starts; nothing needs padding."""
+    rng = np.random.default_rng(seed)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in rng.integers(3, archs.VOCAB, count))
+
+    made = []
+    for group in ("a", "b"):
+        start = (*ids(10), 5 + len(made))
+        for first in (7, 8):
+            answers = tuple(ids(int(n)) for n in rng.integers(1, 10, repeats))
+            made.append(Row((*start, first, *ids(4)), answers, group))
+    return made
+
+
 def with_lora(name: str = "", model: Any = None) -> Any:
     """A random model with an adapter that matters: by name, or the one given."""
     model = model or archs.build(name)
@@ -101,14 +117,14 @@ HOW: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", sorted(HOW))
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, True, "level"])
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("name", sorted(archs.ARCHS))
 def test_logprobs_and_lora_gradients_equal_one_row_at_a_time(
-    name: str, repeats: int, shared: bool, how: str
+    name: str, repeats: int, shared: bool | str, how: str
 ) -> None:
     model = with_lora(name).train()
-    rows = ragged(repeats, shared)
+    rows = level(repeats) if shared == "level" else ragged(repeats, bool(shared))
     forest = plant(rows)
     weight = mx.random.normal((len(rows) * repeats,), key=mx.random.key(5))
 
@@ -126,6 +142,33 @@ def test_logprobs_and_lora_gradients_equal_one_row_at_a_time(
     assert float(mx.abs(found - wanted).max()) < 1e-4
     assert relative(grad, reference) < 1e-5
     assert all(bool(mx.isfinite(array).all()) for _, array in tree_flatten(grad))
+
+
+def test_rows_without_padding_ask_for_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a window is narrower than the columns, or lengths differ, is a mask an array."""
+    asked: list[str] = []
+    whole = GrowingCache.make_mask
+
+    def spied(self: GrowingCache, new: int, *args: Any, **kwargs: Any) -> Any:
+        mask = whole(self, new, *args, **kwargs)
+        asked.append(mask if isinstance(mask, str) else "array")
+        return mask
+
+    monkeypatch.setattr(GrowingCache, "make_mask", spied)
+    mx.eval(sequence_logprobs(archs.build("llama"), plant(level(2))))
+    assert asked == ["causal"] * 3  # stems, branches, responses
+    asked.clear()
+    mx.eval(sequence_logprobs(archs.build("llama"), plant(ragged(2))))
+    assert asked == ["causal", "array", "array"]
+    asked.clear()
+    mx.eval(sequence_logprobs(archs.build("mistral"), plant(level(2))))
+    assert sorted(asked) == ["array"] * 3 + ["causal"] * 3  # a window of 6 in one layer of two
+    asked.clear()
+    one_length = [Row(row.prompt_ids[:11] + row.prompt_ids[-1:], row.responses) for row in level(2)]
+    uneven = [*one_length[:2], Row(one_length[2].prompt_ids[1:], one_length[2].responses)]
+    for rows in (one_length, uneven):
+        mx.eval(sequence_logprobs(archs.build("llama"), plant(rows)))
+    assert asked == ["causal", "causal", "causal", "array"]
 
 
 @pytest.mark.parametrize("name", sorted(archs.ARCHS))

@@ -16,7 +16,7 @@ from mipo_mlx.inference.prefix_tree import Forest, Row, plant, stems_of
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 
 from . import archs
-from .test_forest import SMALL, plain, ragged, relative, with_lora
+from .test_forest import SMALL, level, plain, ragged, relative, with_lora
 
 NAMES = sorted([*archs.ARCHS, *archs.MORE_ARCHS])
 
@@ -89,9 +89,8 @@ def test_prompts_forwarded_by_themselves_change_nothing(
 ) -> None:
     """In pieces of 5 tokens, where windows of some models are shorter; and in a single one."""
     model = (with_lora(name) if base == "fp32" else quantized(name)).train()
-    rows = ragged(2)
     wanted, told = None, []
-    for cuts, piece in (([3, 4], 5), ([], 100)):
+    for cuts, piece, rows in (([3, 4], 5, ragged(2)), ([], 100, ragged(2)), ([2], 5, level(2))):
         parts = [rows[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
         each = [by_rows(model, part) for part in parts]
         wanted = each[0][1]
@@ -129,8 +128,9 @@ def test_half_precision_is_as_close_to_fp32_as_the_plain_step() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("slopes", [False, True])
 def test_log_probs_and_slopes_of_chunks_are_those_of_the_formula(
-    eager: bool, dtype: mx.Dtype
+    slopes: bool, eager: bool, dtype: mx.Dtype
 ) -> None:
     """Against float64: ``z_y - logsumexp(z)`` of capped logits, and its gradient by the chain."""
     rng = np.random.default_rng(0)
@@ -144,20 +144,22 @@ def test_log_probs_and_slopes_of_chunks_are_those_of_the_formula(
     shares /= shares.sum(axis=1, keepdims=True)
     logps = np.log(shares[np.arange(9), wanted])
     off = np.eye(50)[wanted] - shares
-    slopes = scale[:, None] * ((off * (1 - tanh**2)) @ weight)
+    gradient = scale[:, None] * ((off * (1 - tanh**2)) @ weight)
 
     def logits(x: mx.array) -> mx.array:
         assert x.dtype == dtype
         return 20 * mx.tanh(x @ given[0].T / 20)
 
     def ours(states: mx.array) -> mx.array:
-        return lm_head.chunked_logprobs(logits, states, mx.array(wanted), 4, eager=eager)
+        return lm_head.chunked_logprobs(
+            logits, states, mx.array(wanted), 4, slopes=slopes, eager=eager
+        )
 
     values, found = mx.vjp(ours, [given[1]], [mx.array(scale.astype(np.float32))])
     assert values[0].dtype == mx.float32 and found[0].dtype == dtype
     near = {"atol": 2e-5} if dtype == mx.float32 else {"atol": 0.25, "rtol": 0.05}
     np.testing.assert_allclose(np.array(values[0]), logps, **near)
-    np.testing.assert_allclose(np.array(found[0].astype(mx.float32)), slopes, **near)
+    np.testing.assert_allclose(np.array(found[0].astype(mx.float32)), gradient, **near)
 
 
 @pytest.mark.parametrize("name", NAMES)
