@@ -63,7 +63,7 @@ def test_a_skeleton_weighs_what_the_model_does(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantized_skeleton_weighs_what_the_model_does(bits: int, tmp_path: Path) -> None:
-    config = {**archs.arguments("llama"), "hidden_size": 64, "intermediate_size": 128}
+    config = archs.arguments("llama")
     how = {"group_size": 32, "bits": bits}
     folder = folder_of(tmp_path / "model", {**config, "quantization": how})
     model = load_skeleton(str(folder_of(tmp_path / "plain", config))).model

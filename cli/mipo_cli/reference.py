@@ -38,7 +38,7 @@ def markdown() -> str:
     lines = [
         "# Command line",
         "",
-        "Made from the declarations in `mipo_mlx/config/options.py`; a test keeps the two equal.",
+        "Made from the declarations in `mipo_mlx/config/`; a test keeps the two equal.",
         "",
         "RUN is a directory. Defaults < what the run was last given < `-c FILE` (TOML) < "
         "`--set KEY=VALUE` < flags.",

@@ -152,9 +152,7 @@ class Bench:
             for tree in (lm.model.parameters(), lm.model.trainable_parameters())
         )
         fixed = weights + 2 * trained  # the gradient of a part, and the sum
-        plan = choose(
-            [rows], config, of, fixed=fixed, limit=self.limit, shares=lm.shares, splits=lm.splits
-        )
+        plan = choose([rows], config, of, fixed=fixed, limit=self.limit, paths=lm.paths)
         answers = 2 * work.pairs * work.answer
         why = self._too_large(plan.peak) or self._too_long(subject, work.distinct, answers)
         if why:

@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from mipo_mlx.errors import ModelError
-from mipo_mlx.models.load import LanguageModel, load_model, load_skeleton
+from mipo_mlx.inference.compat_check import open_model
+from mipo_mlx.models.load import LanguageModel, load_skeleton
 from mipo_mlx.models.random_weights import EndlessTokenizer, configuration, random_model
 from mipo_mlx.training.memory_model import Dimensions
 
@@ -81,7 +82,7 @@ def opened(model: str, offline: bool) -> Subject:
     folder = Path(model).expanduser().is_dir()
 
     def build() -> LanguageModel:
-        return replace(load_model(model, offline=offline), tokenizer=EndlessTokenizer())
+        return replace(open_model(model, offline=offline), tokenizer=EndlessTokenizer())
 
     return Subject(
         name=f"{known['model_type']} {of.hidden}x{of.layers}" if folder else model,

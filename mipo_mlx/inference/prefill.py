@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -26,6 +27,31 @@ class Tally:
     forwarded: int = 0
     ideal: int = 0
     unshared: int = 0
+
+
+class SharedStream:
+    """Answers in the making, a row each of forked caches."""
+
+    def __init__(self, model: Any, caches: list[GrowingCache]) -> None:
+        self.model, self.caches = model, caches
+
+    def step(self, tokens: mx.array) -> mx.array:
+        """Logits [b, v] after one more token of each row [b]."""
+        logits: mx.array = self.model(tokens[:, None], cache=self.caches)[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows only."""
+        self.caches = fork(self.caches, mx.array(list(rows)))
+
+    def join(self, other: SharedStream) -> None:
+        """Add the rows of another."""
+        self.caches = join(self.caches, other.caches)
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Arrays to evaluate."""
+        return [array for cache in self.caches for array in cache.state]
 
 
 class Prefill:
@@ -66,8 +92,8 @@ class Prefill:
         held = sum(array.nbytes for cache in self.plate for array in cache.state)
         return held / max(1, self.plate[0].held)
 
-    def caches(self, indices: Sequence[int], reserve: int) -> list[GrowingCache]:
-        """Forked caches, a row a prompt, of all its tokens but the last.
+    def stream(self, indices: Sequence[int], reserve: int) -> SharedStream:
+        """Rows that have read all of these prompts but their last tokens.
 
         Args:
             indices: of prompts.
@@ -85,7 +111,7 @@ class Prefill:
         if tokens.shape[1]:
             self.lm.model(mx.array(tokens), cache=caches)
             settle(caches, lengths_of(rests), even=unpadded(rests))
-        return caches
+        return SharedStream(self.lm.model, caches)
 
     def _serve(self, wanted: Sequence[int]) -> list[int]:
         """Rows of the plate that hold these stems, forwarded now if they are not there yet."""

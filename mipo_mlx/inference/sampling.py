@@ -8,14 +8,16 @@ Greedy decoding takes the most likely token. Not covered: penalties, stop string
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.inference.kv_cache import GrowingCache, fork, join
+from mipo_mlx.inference.own_caches import OwnPrefill
 from mipo_mlx.inference.prefill import Prefill, Tally
 from mipo_mlx.models import chat_template
 from mipo_mlx.models.load import LanguageModel
@@ -49,11 +51,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
+    """How to sample, in mlx-lm's order: nucleus, min-p, then temperature over what is left.
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: nucleus, taken before temperature as mlx-lm does; 1 is off.
+        top_p: nucleus; 1 is off.
+        min_p: tokens less likely than this share of the likeliest are left out; 0 is off.
         max_tokens: most new tokens.
         seed: of every random number.
         batch_size: answers side by side; 0 takes what fits.
@@ -63,6 +66,7 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
+    min_p: float = 0.0
     max_tokens: int = 256
     seed: int = 0
     batch_size: int = 0
@@ -86,6 +90,15 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
     return mx.where(logprobs < mx.take_along_axis(ordered, dropped, axis=-1), -mx.inf, logprobs)
 
 
+def at_least(logits: mx.array, min_p: float) -> mx.array:
+    """Keep tokens whose probability is at least ``min_p`` times the likeliest's; the rest -inf.
+
+    Nguyen et al. 2024, arXiv 2407.01082. The likeliest stays whatever came before. [b, v]
+    """
+    least = mx.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+    return mx.where(logits < least, -mx.inf, logits)
+
+
 def context_aware(logits: mx.array, without: mx.array, a: float) -> mx.array:
     """Logits of ``p(y|x,c)^(1+a) / p(y|x)^a``, not normalised (Shi et al. 2023, eq. 3). [b, v]
 
@@ -105,6 +118,8 @@ def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling
     if sampling.top_p < 1:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         logits = nucleus(logprobs, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = at_least(logits, sampling.min_p)
     step = mx.stack([keys[:, 0], keys[:, 1] + index], axis=1)
     size = (logits.shape[-1],)
     noise = mx.vmap(lambda key: mx.random.gumbel(size, key=key))(step)
@@ -115,12 +130,12 @@ def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling
 class _Live:
     """Answers in the making: a row each, with the token that was drawn last and not yet read.
 
-    ``streams`` are their caches under each of a job's prompts.
+    ``streams`` are their states under each of a job's prompts.
     """
 
     jobs: list[Job]
     ids: list[list[int]]
-    streams: list[list[GrowingCache]]
+    streams: list[Any]
     pending: mx.array
     keys: mx.array
 
@@ -129,17 +144,26 @@ class _Live:
         index = mx.array(rows)
         self.jobs = [self.jobs[row] for row in rows]
         self.ids = [self.ids[row] for row in rows]
-        self.streams = [fork(caches, index) for caches in self.streams]
+        for stream in self.streams:
+            stream.keep(rows)
         self.pending, self.keys = self.pending[index], self.keys[index]
 
     def join(self, new: _Live) -> None:
         """Add the rows of another."""
         self.jobs += new.jobs
         self.ids += new.ids
-        both = zip(self.streams, new.streams, strict=True)
-        self.streams = [join(mine, others) for mine, others in both]
+        for mine, others in zip(self.streams, new.streams, strict=True):
+            mine.join(others)
         self.pending = mx.concatenate([self.pending, new.pending])
         self.keys = mx.concatenate([self.keys, new.keys])
+
+
+def prefill_of(
+    lm: LanguageModel, prompts: Sequence[tuple[int, ...]], groups: Sequence[str], tally: Tally
+) -> Prefill | OwnPrefill:
+    """Prompts to go on from, as the model may be run; arguments as of ``Prefill``."""
+    kind = Prefill if lm.paths.sampling == "shared" else OwnPrefill
+    return kind(lm, prompts, groups, tally)
 
 
 class _Sampler:
@@ -151,10 +175,11 @@ class _Sampler:
         self.lm, self.sampling, self.jobs = lm, sampling, jobs
         self.ends = chat_template.eos_ids(lm.tokenizer)
         groups = [job.group for job in jobs]
-        self.prefills = [Prefill(lm, [job.prompt_ids for job in jobs], groups, tally)]
+        prompts = [job.prompt_ids for job in jobs]
+        self.prefills = [prefill_of(lm, prompts, groups, tally)]
         if sampling.contrast:
             others = [job.without_ids for job in jobs]
-            self.prefills.append(Prefill(lm, others, [str(ids) for ids in others], tally))
+            self.prefills.append(prefill_of(lm, others, [str(ids) for ids in others], tally))
         order = self.prefills[0].order
         self.queue = deque(sorted(range(len(jobs)), key=lambda i: (*order(i), jobs[i].key)))
         self.rows = sampling.batch_size
@@ -180,7 +205,7 @@ class _Sampler:
         live = _Live(
             jobs=jobs,
             ids=[[] for _ in jobs],
-            streams=[prefill.caches(chosen, reserve) for prefill in self.prefills],
+            streams=[prefill.stream(chosen, reserve) for prefill in self.prefills],
             pending=mx.array([job.prompt_ids[-1] for job in jobs], dtype=mx.int32),
             keys=mx.array(keys, dtype=mx.uint32),
         )
@@ -196,15 +221,12 @@ class _Sampler:
         ``tokens`` are fed instead where the streams differ, as at the end of their prompts.
         """
         fed = tokens or [live.pending] * len(live.streams)
-        both = [
-            self.lm.model(each[:, None], cache=caches)[:, -1]
-            for each, caches in zip(fed, live.streams, strict=True)
-        ]
+        both = [stream.step(each) for each, stream in zip(fed, live.streams, strict=True)]
         logits = both[0]
         if len(both) == 2:
             logits = context_aware(both[0], both[1], self.sampling.contrast)
         drawn = choose(logits, live.keys, mx.array(list(index), dtype=mx.uint32), self.sampling)
-        mx.async_eval(drawn, [cache.state for caches in live.streams for cache in caches])
+        mx.async_eval(drawn, [stream.state for stream in live.streams])
         return drawn
 
     def run(self) -> Iterator[tuple[str, Response]]:

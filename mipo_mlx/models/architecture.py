@@ -11,3 +11,10 @@ def other_states(model: Any) -> set[str]:
 
     kinds = {type(cache).__name__ for cache in make_prompt_cache(model)}
     return kinds - {KVCache.__name__, RotatingKVCache.__name__}
+
+
+def total_parameters(model: Any) -> int:
+    """Weights of a model; those of a quantized one as many as before it was quantized."""
+    from mlx_lm.utils import get_total_parameters
+
+    return int(get_total_parameters(model))

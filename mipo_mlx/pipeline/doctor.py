@@ -19,12 +19,12 @@ from mipo_mlx.bench.rate import matmul_rate
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
+from mipo_mlx.generation.answers import encode
 from mipo_mlx.generation.contrasts import contrasts_of
 from mipo_mlx.generation.inputs import read_inputs
-from mipo_mlx.generation.pairs import encode
 from mipo_mlx.models import lora
 from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import Download, LanguageModel, Skeleton, load_skeleton
+from mipo_mlx.models.load import Download, LanguageModel, Paths, Skeleton, load_skeleton
 from mipo_mlx.models.memory import allocator_limits, device_bytes, limit_bytes
 from mipo_mlx.run_dir.environment import here
 from mipo_mlx.training.collate import TrainingRow
@@ -76,7 +76,7 @@ def _rows(skeleton: Skeleton, config: RunConfig) -> list[TrainingRow]:
     """The run's pairs with answers of the greatest length."""
     inputs = read_inputs(config.data)
     lm = LanguageModel(None, skeleton.tokenizer, None, "", "", skeleton.max_tokens)  # type: ignore[arg-type]
-    users = {user.id: user for user in inputs.train_contexts}
+    users = {user.id: user for user in [*inputs.train_contexts, *inputs.foils]}
     prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in inputs.train_prompts}
     length = config.generate.max_tokens
     known: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -87,7 +87,7 @@ def _rows(skeleton: Skeleton, config: RunConfig) -> list[TrainingRow]:
             user = users.get(item.context_id)
             known[place] = encode(lm, user, prompts[item.prompt_id], config.generate)
         sides = ((1,) * length, (2,) * length)
-        encoded = EncodedPair(item.id, known[place], sides, item.context_id)
+        encoded = EncodedPair(item.id, known[place], sides, item.context_id, item.block)
         rows.append(TrainingRow(encoded, (0.0, 0.0)))
     return rows
 
@@ -136,7 +136,7 @@ def _planned(
         of,
         fixed=skeleton.weights + 5 * trained,
         limit=limit_bytes(config.generate.memory_limit),
-        shares=shares,
+        paths=Paths(shares=shares),
     )
 
 

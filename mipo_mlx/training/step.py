@@ -35,12 +35,12 @@ Result = tuple[dict[str, mx.array], Any]  # figures of rows [p], and a gradient
 
 
 def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
-    """What the options say, without a look at memory."""
+    """What the options say, as far as the model allows, without a look at memory."""
     return Plan(
         config.micro_batch_size or config.batch_size,
-        config.gradient_checkpointing,
+        config.gradient_checkpointing and lm.paths.checkpoints,
         int(config.logits_memory * 2**30) if lm.splits else 0,
-        piece=config.prompt_piece,
+        piece=config.prompt_piece if lm.paths.pieces and lm.shares else 0,
     )
 
 
@@ -74,7 +74,7 @@ class Gradients:
         self.objective = objective_of(config)
         self.forwarded = 0  # tokens, over the life of this object
         self.compiled: Compiled | None = None
-        if config.compile and not lm_head.on_cpu():
+        if config.compile and lm.paths.compiles and not lm_head.on_cpu():
             self.compiled = Compiled(self.model, self._of_arrays)
 
     def _summed(self, batch: Batch, logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
