@@ -122,14 +122,14 @@ class OwnPrefill:
         stem = self.owner[index]
         return len(self.stems[stem]), stem, len(self.prompts[index])
 
-    def bytes_per_column(self, index: int) -> float:
-        """Bytes of the state a token, by the stem of a prompt."""
+    def bytes_of_row(self, index: int, columns: int) -> float:
+        """Bytes of a row after this many tokens, by the stem of a prompt."""
         if self.lm.paths.sampling == "whole":
-            return 4.0  # its id
+            return 4.0 * columns  # their ids
         stem = self.owner[index]
         self._hold(stem)
         held = sum(array.nbytes for array in _arrays(self.held[stem]))
-        return held / max(1, len(self.stems[stem]))
+        return columns * held / max(1, len(self.stems[stem]))
 
     def stream(self, indices: Sequence[int], reserve: int) -> OwnStream | WholeStream:
         """Rows that have read all of these prompts but their last tokens; ``reserve`` is unused."""

@@ -192,7 +192,7 @@ class _Sampler:
         for prefill in self.prefills:
             longest = max(self.queue, key=lambda i: len(prefill.prompts[i]))
             columns = len(prefill.prompts[longest]) + self.sampling.max_tokens
-            row += columns * max(1.0, prefill.bytes_per_column(longest))
+            row += max(columns, prefill.bytes_of_row(longest, columns))
         copies = 3  # the rows, their next version while it is written, and activations
         return max(1, min(most_rows(), int(self.sampling.memory_limit / (copies * row))))
 

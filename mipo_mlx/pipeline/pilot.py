@@ -69,10 +69,10 @@ def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any
     return {**summary, "seconds": round(seconds, 2)}
 
 
-def _bytes_per_token(lm: LanguageModel) -> int:
-    """Keys and values of one token, or what the model keeps instead."""
+def _bytes_of_row(lm: LanguageModel, tokens: int) -> int:
+    """Keys and values of so many tokens, and states, or what the model keeps instead."""
     prompt = tuple(range(17))
-    return int(prefill_of(lm, [prompt], [""], Tally()).bytes_per_column(0))
+    return int(prefill_of(lm, [prompt], [""], Tally()).bytes_of_row(0, tokens))
 
 
 @uncompiled_on_cpu()
@@ -100,7 +100,7 @@ def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
         },
         "response_tokens_at_most": len(wanted) * config.generate.max_tokens,
         "weights_bytes": weights,
-        "keys_and_values_bytes": _bytes_per_token(work.lm) * longest,
+        "keys_and_values_bytes": _bytes_of_row(work.lm, longest),
         "limit_bytes": limit_bytes(config.generate.memory_limit),
         "peak_memory_bytes": mx.get_peak_memory(),
         "minutes": round(seconds * len(wanted) / max(1, answers) / 60, 2),

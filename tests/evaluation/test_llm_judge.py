@@ -489,9 +489,7 @@ def test_faults_are_told_before_anything_is_made(
     tmp_path: Path, flags: dict[str, Any], kind: type[MipoError], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    names = {"{folder}": tmp_path / "empty", "{hybrid}": tmp_path / "hybrid"}
-    if flags.get("judge") == "{hybrid}":
-        write(tmp_path / "hybrid", "lfm2")
+    names = {"{folder}": tmp_path / "empty"}
     flags = {name: str(names.get(value, value)) if name == "judge" else value
              for name, value in flags.items()}  # fmt: skip
     run = tmp_path / "run"

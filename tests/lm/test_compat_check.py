@@ -36,6 +36,7 @@ from .test_gradient import by_rows, contrast
 IDS = range(40, 80)
 PAIR = TrainingRow(EncodedPair("it", tuple(IDS), ((5, 6, 7, 8, 9, 3, 4), (5, 9, 10)), "u"), (0, 0))
 HYBRID = sorted(archs.HYBRIDS)
+UNSHARED = ["deepseek_v32", "longcat_flash_ngram"]  # they keep more than keys, values and states
 WHOLE = Plan(4, False, 2**28)
 PLANS = {
     "whole": WHOLE,
@@ -198,6 +199,15 @@ def test_answers_that_begin_alike_do_not_cancel() -> None:
 
 
 @pytest.mark.parametrize("name", HYBRID)
+def test_models_with_states_give_nothing_up(name: str) -> None:
+    lm = opened(with_lora(name))
+    lm.paths = find_paths(lm, some_rows(IDS))[0]
+    assert lm.paths == EVERY_PATH
+    for plan in PLANS.values():
+        assert trained(lm, plan) == EVERY_PATH
+
+
+@pytest.mark.parametrize("name", UNSHARED)
 def test_models_with_other_states_train_on_whole_rows(name: str) -> None:
     lm = opened(with_lora(name))
     lm.paths = find_paths(lm, some_rows(IDS))[0]

@@ -87,8 +87,8 @@ def test_a_model_is_tried_once(
     for _ in range(2):
         assert open_model(str(llama_folder)).paths == EVERY_PATH
     assert tried == [str(llama_folder)]
-    hybrid = archs.write(tmp_path / "lfm2", "lfm2")
-    first, again = (open_model(str(hybrid)).paths for _ in range(2))
+    other = archs.write(tmp_path / "deepseek", "deepseek_v32")
+    first, again = (open_model(str(other)).paths for _ in range(2))
     assert first == again and len(tried) == 2
     assert not first.shares and first.reasons
 
