@@ -32,6 +32,7 @@ from mipo_mlx.inference.prompt_cache import fill
 from mipo_mlx.inference.sampling import Job, Sampling, respond
 from mipo_mlx.inference.scoring import score
 from mipo_mlx.inference.state_cache import StateCache
+from mipo_mlx.models import architecture
 from mipo_mlx.models.architecture import STOPPING, UNSHARED
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
@@ -48,7 +49,10 @@ def keeps_states(name: str) -> bool:
             for cache in caches
         )
 
-    return name not in UNSHARED and look(make_prompt_cache(zoo.build(name)))
+    model = zoo.build(name)
+    found = look(make_prompt_cache(model))
+    assert found == architecture.keeps_states(model)
+    return name not in UNSHARED and found
 
 
 KEEPING = [name for name in zoo.NAMES if keeps_states(name)]
