@@ -1,45 +1,42 @@
 """How far training, scoring and sampling are from a model's own forward pass, a row at a time.
 
 ``examine`` makes a small random model of ``zoo.toml`` a folder, opens it as the product does, and
-compares. In fp32 the model's own ``__call__``, one sequence on empty caches and without padding, is
-the truth. In half precision and in 4 bits the truth is the same with all that is not packed cast to
-fp32, and what counts is how much further from it we are than the plain pass in that precision is.
+compares. In fp32 the model's own ``__call__``, one whole sequence at a time, is the truth. In half
+precision and in 4 bits the truth is the same with all that is not packed cast to fp32, and what
+counts is how much further from it we are than the plain pass in that precision is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path
-from mlx_lm.models.cache import make_prompt_cache
+from mlx.utils import tree_flatten, tree_map
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import MipoError
-from mipo_mlx.inference import compat_check
+from mipo_mlx.inference.compat_check import open_model, told
 from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
 from mipo_mlx.inference.sampling import Job, Sampling, respond
 from mipo_mlx.inference.scoring import score_tokens
-from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.models.load import LanguageModel, Paths, load_model
 from mipo_mlx.models.lora import attach
-from mipo_mlx.training import compat_check as training_check
+from mipo_mlx.training import compat_check
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_gradient
 from mipo_mlx.training.memory_plan import Plan
 
 from . import zoo
 from .archs import randomize_lora, tokenizer_files
+from .plain_pass import Flat, plain_logits, plain_scores, plain_step, told_loss
 
 PRECISIONS = ("fp32", "bf16", "4 bits")
 CASES = ("loss", "gradient", "checkpointed", "in pieces", "scoring", "sampling")
@@ -49,10 +46,9 @@ FURTHER = 1.2  # times the plain pass's distance from fp32
 COLUMNS = 5  # of prompts, forwarded at once
 BUDGET = 8 * zoo.COMMON["vocab_size"] * 7  # bytes: logits of seven tokens
 MOST = 7  # new tokens
-ROWS = 7  # prompts
+ROWS = 6  # prompts
+RANK = 4
 LACKING = "only supports float32"  # what MLX says on a CPU of mixtures of experts in half precision
-
-Flat = dict[str, mx.array]
 
 
 @dataclass
@@ -74,7 +70,7 @@ class Found:
 
     Attributes:
         path: "shared", "unshared" or "refused", and what else was given up.
-        why: as the product tells it.
+        why: that was, as the product tells it.
         cases: by name; those that do not arise are missing.
     """
 
@@ -101,23 +97,26 @@ class Found:
 # ---- the product, by its doors ------------------------------------------------------------------
 
 
-def check(lm: LanguageModel, rows: Sequence[Row]) -> None:
-    """Set how the model will be run, as commands do when they open it."""
-    row = max(rows, key=lambda row: len(row.prompt_ids))
-    lm.paths, _ = compat_check.find_paths(lm, compat_check.some_rows(row.prompt_ids))
+PLAN = Plan(2, True, BUDGET, piece=COLUMNS)
+WAYS = ("gradient", "checkpointed", "in pieces")
 
 
-def check_plan(lm: LanguageModel, rows: Sequence[Row], plan: Plan) -> None:
-    """Set how the model will be trained by a plan, as ``mipo train`` does."""
-    row = max(rows, key=lambda row: len(row.prompt_ids))
-    pair = TrainingRow(EncodedPair("it", row.prompt_ids, row.responses[:2], "it"), (0.0, 0.0))
-    lm.paths, _ = training_check.find_paths(lm, [pair], TrainConfig(), plan)
+def trainable(lm: LanguageModel, rows: Sequence[Row]) -> LanguageModel:
+    """The model on the paths that training would take if memory were short."""
+    first = rows[0]
+    pair = EncodedPair("0", first.prompt_ids, first.responses, first.group)
+    known = TrainingRow(pair, (0.0,) * len(first.responses))
+    trial = replace(lm)
+    compat_check.check(trial, [known], TrainConfig(loss="mipo"), PLAN, {"rank": RANK})
+    return trial
 
 
-def path_of(lm: LanguageModel) -> tuple[str, str]:
-    """How the model is run, and why."""
-    path = "shared" if lm.shares else "unshared"
-    return path + ("" if lm.splits else ", head whole"), compat_check.told(lm)
+def path_of(paths: Paths) -> str:
+    """Paths in words."""
+    words = ["shared" if paths.shares else "unshared"]
+    words += [] if paths.splits else ["head whole"]
+    words += {"own": ["sampled singly"], "whole": ["sampled anew"]}.get(paths.sampling, [])
+    return ", ".join(words)
 
 
 def step(lm: LanguageModel, rows: Sequence[Row], recompute: bool) -> tuple[mx.array, Flat]:
@@ -167,82 +166,24 @@ def answers(lm: LanguageModel, rows: Sequence[Row]) -> list[tuple[int, ...]]:
     return [found[job.key].token_ids for job in jobs]
 
 
-# ---- the plain pass -----------------------------------------------------------------------------
-
-
-def told_loss(rows: Sequence[Row]) -> Callable[[mx.array], tuple[mx.array, Flat]]:
-    """The loss over K negatives, the first response of a row against the others."""
-    count = len(rows[0].responses)
-
-    def loss(logps: mx.array) -> tuple[mx.array, Flat]:
-        rewards = 0.1 * logps.reshape(-1, count)
-        losses = mx.logsumexp(rewards, axis=1) - rewards[:, 0]
-        return losses.sum(), {"losses": losses, "logps": logps}
-
-    return loss
-
-
-def plain_tokens(model: Any, row: Row, response: Sequence[int]) -> mx.array:
-    """Log-probs of response tokens: one sequence, no padding, caches empty.
-
-    Without caches Gemma 3n's last layers take keys and values that were never trained.
-    """
-    tokens = mx.array([[*row.prompt_ids, *response]])
-    logits = model(tokens[:, :-1], cache=make_prompt_cache(model))[
-        0, len(row.prompt_ids) - 1 :
-    ].astype(mx.float32)
-    picked = mx.take_along_axis(logits, mx.array(response)[:, None], axis=-1)[:, 0]
-    return picked - mx.logsumexp(logits, axis=-1)
-
-
-def plain_step(model: Any, rows: Sequence[Row]) -> tuple[mx.array, Flat]:
-    """As ``step``."""
-
-    def loss(model: Any) -> tuple[mx.array, Flat]:
-        each = [plain_tokens(model, row, ids).sum() for row in rows for ids in row.responses]
-        return told_loss(rows)(mx.stack(each))
-
-    model.train()
-    (_, told), grads = nn.value_and_grad(model, loss)(model)
-    model.eval()
-    return told["losses"], dict(tree_flatten(grads))
-
-
-def plain_scores(model: Any, rows: Sequence[Row]) -> np.ndarray:
-    """As ``scores``."""
-    each = [plain_tokens(model, row, ids) for row in rows for ids in row.responses]
-    return np.array(mx.concatenate(each))
-
-
-def plain_logits(model: Any, rows: Sequence[Row], drawn: Sequence[Sequence[int]]) -> mx.array:
-    """Logits [n, v] from which each token of given answers would be drawn."""
-    each = []
-    for row, ids in zip(rows, drawn, strict=True):
-        tokens = mx.array([[*row.prompt_ids, *ids[:-1]]])
-        logits = model(tokens, cache=make_prompt_cache(model))
-        each.append(logits[0, len(row.prompt_ids) - 1 :].astype(mx.float32))
-    return mx.concatenate(each)
-
-
-# ---- data and models ----------------------------------------------------------------------------
+# ---- data and models -----------------------------------------------------------------------------
 
 
 def ragged(repeats: int, count: int, seed: int = 3) -> list[Row]:
-    """Up to seven prompts of 1 to 39 tokens with ``repeats`` responses of 1 to 9."""
+    """Up to six prompts of 1 to 22 tokens with ``repeats`` responses of 1 to 9."""
     rng = np.random.default_rng(seed)
 
     def ids(size: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(3, zoo.COMMON["vocab_size"], size))
 
-    long, short = ids(29), ids(4)
+    long, short = ids(17), ids(4)
     prompts = [
         ("long", long + ids(5)),
-        ("", ids(11)),
         ("long", long + ids(2)),
+        ("", ids(11)),
         ("short", (*short, 7)),
         ("", ids(1)),
         ("short", (*short, 9)),
-        ("long", long + ids(10)),
     ][:count]
     sizes = rng.integers(1, 10, (count, repeats))
     return [
@@ -251,40 +192,12 @@ def ragged(repeats: int, count: int, seed: int = 3) -> list[Row]:
     ]
 
 
-def _cast(model: Any, dtype: mx.Dtype) -> None:
-    """As mlx-lm converts: all floating numbers but what the model wants in fp32."""
-    may = getattr(model, "cast_predicate", lambda _: True)
-
-    def cast(path: str, array: mx.array) -> mx.array:
-        floating = mx.issubdtype(array.dtype, mx.floating)
-        return array.astype(dtype) if floating and (dtype == mx.float32 or may(path)) else array
-
-    model.update(tree_map_with_path(cast, model.parameters()))
-
-
-def write(folder: Path, name: str, precision: str) -> None:
-    """A folder as ``mlx_lm.convert`` leaves it."""
-    from mlx_lm.utils import quantize_model
-
-    model, config = zoo.build(name), zoo.arguments(name)
-    if precision != "fp32":
-        _cast(model, mx.bfloat16)
-    if precision == "4 bits":
-        with contextlib.redirect_stdout(io.StringIO()):
-            model, config = quantize_model(model, config, 32, 4)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = dict(tree_flatten(model.parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 2}))
-    tokenizer_files(folder)
-
-
 def opened(folder: Path, exact: bool) -> LanguageModel:
     """With an adapter that matters; ``exact`` computes in fp32 whatever the weights are."""
-    lm = load_model(str(folder))
+    lm = (load_model if exact else open_model)(str(folder))
     if exact:
-        _cast(lm.model, mx.float32)
-    attach(lm, rank=4, scale=2.0, num_layers=-1, seed=0)
+        zoo.cast(lm.model, mx.float32)
+    attach(lm, rank=RANK, scale=2.0, num_layers=-1, seed=0)
     randomize_lora(lm.model)
     return lm
 
@@ -332,27 +245,39 @@ def _pooled(found: Sequence[Any], plain: Sequence[Any], truth: Sequence[Any]) ->
 
 
 def _compare_steps(found: Found, lm: LanguageModel, exact: LanguageModel) -> None:
-    batches = [ragged(2, ROWS), ragged(4, 3)]  # K = 1 and 3
+    batches = [ragged(2, ROWS), ragged(4, 2)]  # K = 1 and 3
+    trial = trainable(lm, batches[1])  # refused or not
+    found.path = path_of(trial.paths)
+    found.why = told(trial)
     truth = [plain_step(exact.model, rows) for rows in batches]
     plain = truth if lm is exact else [plain_step(lm.model, rows) for rows in batches]
-    ways: dict[str, Callable[[Sequence[Row], int], tuple[mx.array, Flat]]] = {
-        "gradient": lambda rows, _: step(lm, rows, False),
+    kept = {
+        "checkpointed": trial.paths.checkpoints,
+        "in pieces": trial.paths.pieces and trial.shares,
     }
-    if lm.paths.checkpoints:
-        ways["checkpointed"] = lambda rows, _: step(lm, rows, True)
-    if lm.shares and lm.paths.pieces:
-        recompute = lm.paths.checkpoints
-        ways["in pieces"] = lambda rows, index: step_in_pieces(lm, rows, recompute and bool(index))
-    for name, way in ways.items():
+    for name in WAYS:
+        if not kept.get(name, True):
+            found.cases[name] = Case(note="given up")
+            continue
+        lm.model.train()
         with _guarded(found, name):
-            lm.model.train()
-            ours = [way(rows, index) for index, rows in enumerate(batches)]
+            ours = _steps(trial, batches, name)
             if name == "gradient":
                 losses = ([each[0] for each in steps] for steps in (ours, plain, truth))
                 found.cases["loss"] = _pooled(*losses)
             grads = ([each[1] for each in steps] for steps in (ours, plain, truth))
             found.cases[name] = _pooled(*grads)
         lm.model.eval()
+
+
+def _steps(
+    lm: LanguageModel, batches: Sequence[Sequence[Row]], name: str
+) -> list[tuple[mx.array, Flat]]:
+    """By one of the plans."""
+    if name != "in pieces":
+        return [step(lm, rows, name == "checkpointed") for rows in batches]
+    both = zip(batches, (False, lm.paths.checkpoints), strict=True)
+    return [step_in_pieces(lm, rows, recompute) for rows, recompute in both]
 
 
 def _compare_sampling(found: Found, lm: LanguageModel, exact: LanguageModel) -> None:
@@ -368,43 +293,43 @@ def _compare_sampling(found: Found, lm: LanguageModel, exact: LanguageModel) -> 
     found.cases["sampling"] = Case(float(short), apart)
 
 
+def _compare(found: Found, folder: Path) -> None:
+    """All cases of a folder."""
+    lm = opened(folder, exact=False)
+    exact = lm if found.precision == "fp32" else opened(folder, exact=True)
+    found.path = path_of(lm.paths)
+    found.why = told(lm)
+    rows = ragged(2, ROWS)
+    with _guarded(found, "scoring"):
+        truth, ours = plain_scores(exact.model, rows), scores(lm, rows)
+        plain = truth if lm is exact else plain_scores(lm.model, rows)
+        found.cases["scoring"] = _pooled([ours], [plain], [truth])
+    with _guarded(found, "sampling"):
+        _compare_sampling(found, lm, exact)
+    with _guarded(found, "gradient"):
+        _compare_steps(found, lm, exact)
+
+
 def examine(name: str, precision: str, folder: Path) -> Found:
     """All cases of one architecture; whatever goes wrong is told, not raised."""
     found = Found(name, precision)
     folder = folder / name
-    rows = ragged(2, ROWS)
+    try:
+        zoo.save(folder, name, precision)
+    except TypeError as error:  # mlx-lm's own layers
+        found.path, found.why = "no such model", f"mlx-lm cannot quantize it: {error}"
+        return found
+    tokenizer_files(folder)
     with _guarded(found, "model"):
-        try:
-            write(folder, name, precision)
-        except TypeError as error:  # mlx-lm's own layers
-            found.path, found.why = "no such model", f"mlx-lm cannot quantize it: {error}"
-            return found
-        exact = opened(folder, exact=True)
-        lm = exact if precision == "fp32" else opened(folder, exact=False)
-        truth = plain_scores(exact.model, rows)
-        try:
-            plain = truth if lm is exact else plain_scores(lm.model, rows)
-        except RuntimeError as error:
-            if LACKING not in str(error):
-                raise
-            found.path, found.why = "not on a CPU", str(error)
-            return found
-        with _guarded(found, "path"):
-            check(lm, rows)
-            found.path, found.why = path_of(lm)
-        with _guarded(found, "scoring"):
-            ours = scores(lm, rows)
-            found.cases["scoring"] = _pooled([ours], [plain], [truth])
-        with _guarded(found, "sampling"):
-            _compare_sampling(found, lm, exact)
-        with _guarded(found, "path"):
-            check_plan(lm, rows, Plan(2, True, BUDGET, piece=int(lm.shares)))
-            found.path, found.why = path_of(lm)
-        if "path" not in found.cases:
-            with _guarded(found, "gradient"):
-                _compare_steps(found, lm, exact)
-    for name in ("model", "path"):
-        if name in found.cases and found.cases[name].note.startswith("refused"):
-            found.path, found.why = "refused", found.cases.pop(name).note
-    found.why = found.why.replace(str(folder), "").removeprefix("refused: ").lstrip(": ")
+        _compare(found, folder)
+    refusal = found.cases.get("model", Case()).note
+    if refusal.startswith("refused"):
+        found.path = "not on a CPU" if LACKING in refusal else "refused"
+        found.why = refusal.removeprefix("refused: ")
+        del found.cases["model"]
+    elif found.cases.get("gradient", Case()).note.startswith("refused"):
+        found.path += ", not trained"
+    found.why = found.why.replace(f"{folder}: ", "")
+    for case in found.cases.values():
+        case.note = case.note.replace(f"{folder}: ", "")
     return found

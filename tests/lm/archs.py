@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from mipo_mlx.models.load import LanguageModel, load_model
 
-from .zoo import COMMON, arguments, build
+from .zoo import COMMON, save
+from .zoo import arguments as arguments
+from .zoo import build as build
 
 VOCAB = COMMON["vocab_size"]
 
@@ -100,11 +102,7 @@ def write(
     ends: int | list[int] = 2,
 ) -> Path:
     """A model folder that stock mlx-lm opens; ``ends`` are the tokens that end a turn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = dict(tree_flatten(build(name).parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    config = {**arguments(name), "eos_token_id": ends}
-    (folder / "config.json").write_text(json.dumps(config))
+    save(folder, name, ends=ends)
     tokenizer_files(folder, template)
     return folder
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 _TABLES = tomllib.loads(Path(__file__).with_name("zoo.toml").read_text(encoding="utf-8"))
 COMMON: dict[str, Any] = _TABLES.pop("common")
@@ -51,3 +54,30 @@ def build(name: str, seed: int = 0, noise: float = NOISE) -> Any:
     )
     mx.eval(model.parameters())
     return model.eval()
+
+
+def cast(model: Any, dtype: mx.Dtype) -> None:
+    """As mlx-lm converts: all floating numbers but what the model wants in fp32."""
+    may = getattr(model, "cast_predicate", lambda _: True)
+
+    def one(path: str, array: mx.array) -> mx.array:
+        floating = mx.issubdtype(array.dtype, mx.floating)
+        return array.astype(dtype) if floating and (dtype == mx.float32 or may(path)) else array
+
+    model.update(tree_map_with_path(one, model.parameters()))
+
+
+def save(folder: Path, name: str, precision: str = "fp32", ends: int | list[int] = 2) -> None:
+    """Weights and configuration as ``mlx_lm.convert`` leaves them; ``ends`` end a turn."""
+    from mlx_lm.utils import quantize_model
+
+    model, config = build(name), arguments(name)
+    if precision != "fp32":
+        cast(model, mx.bfloat16)
+    if precision == "4 bits":
+        with contextlib.redirect_stdout(io.StringIO()):
+            model, config = quantize_model(model, config, 32, 4)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": ends}))
