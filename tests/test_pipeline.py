@@ -118,7 +118,7 @@ def test_a_model_of_recurrent_layers_runs_through_with_shared_prompts(
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if "ideal_tokens" in step]
     assert steps
-    assert all(step["forwarded_tokens"] <= 1.05 * step["ideal_tokens"] for step in steps)
+    assert all(step["forwarded_tokens"] <= 1.2 * step["ideal_tokens"] for step in steps)
     assert (run / "report.html").is_file()
 
 
