@@ -25,7 +25,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mipo_mlx.config import resolve
-from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.scoring import score
 from mipo_mlx.models.load import LanguageModel, load_model

@@ -23,6 +23,9 @@ import mlx.core as mx
 from mipo_mlx import pipeline
 from mipo_mlx.config import parse_set, resolve
 from mipo_mlx.pipeline.controls import VARIANTS
+from mipo_mlx.reporting.format import interval, number
+from mipo_mlx.reporting.summary import Report
+from mipo_mlx.results import MetricRow
 
 METRICS = {
     "context": {
@@ -45,7 +48,7 @@ METRICS = {
 }
 
 
-def one(kind: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
+def one(kind: str, seed: int, extra: dict[str, Any]) -> Report:
     """The report of one run."""
     flags: dict[str, Any] = {"seed": seed, **extra}
     changes = VARIANTS.get(kind, {"negatives": kind})
@@ -54,13 +57,10 @@ def one(kind: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
         return pipeline.run.run(Path(folder) / "run", resolve(flags=flags))
 
 
-def cell(metric: dict[str, Any]) -> str:
+def cell(row: MetricRow) -> str:
     """``base -> adapter (interval of the difference)``; shares in percent."""
-    scale = 100 if metric["unit"] == "share of answers" else 1
-    base, adapter, low, high = (
-        scale * value for value in (metric["base"], metric["adapter"], *metric["ci95"])
-    )
-    return f"{base:.3g} -> {adapter:.3g} ({low:+.2g}, {high:+.2g})"
+    base, adapter = (number(value, row.unit) for value in (row.base, row.adapter))
+    return f"{base} -> {adapter} ({interval(row.ci95, row.unit)})"
 
 
 def main() -> None:
@@ -81,11 +81,11 @@ def main() -> None:
         print("|" + " --- |" * (len(metrics) + 5), flush=True)
         for kind in kinds:
             for seed in args.seeds:
-                summary = one(kind, seed, extra)
-                found = summary["metrics"]
+                report = one(kind, seed, extra)
+                found = report.metrics
                 cells = [cell(found[name]) for name in metrics.values()]
-                count = found["information/pmi"]["n"]
-                tail = f"{summary['length_ratio']:.2f} | {count} | {summary['seconds']:.0f}"
+                count = found["information/pmi"].n
+                tail = f"{report.length_ratio:.2f} | {count} | {report.seconds:.0f}"
                 print(f"| {kind} | {seed} | {' | '.join(cells)} | {tail} |", flush=True)
 
 

@@ -91,6 +91,7 @@ class PreferencePair:
         prompt_id: the prompt.
         negative_context_id: where ``rejected`` came from; empty when from no context.
         negative_prompt_id: where ``rejected`` came from under the ``prompt`` objective, else empty.
+        block: pairs of one block belong in one optimizer step; empty when there are no blocks.
         ref_chosen_logps: summed log-prob under the reference, nats; None when not yet computed.
         ref_rejected_logps: likewise for ``rejected``.
         pmi: ``log p(chosen | right) - log p(chosen | what rejected was sampled under)``, nats.
@@ -104,6 +105,7 @@ class PreferencePair:
     prompt_id: str = ""
     negative_context_id: str = ""
     negative_prompt_id: str = ""
+    block: str = ""
     ref_chosen_logps: float | None = None
     ref_rejected_logps: float | None = None
     pmi: float | None = None

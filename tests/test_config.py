@@ -16,6 +16,7 @@ from mipo_mlx.config import (
     parse_set,
     read_toml,
     resolve,
+    saved_config,
     to_dict,
     to_toml,
 )
@@ -39,10 +40,30 @@ def test_every_option_is_unique_documented_and_has_a_default_in_range() -> None:
 
 def test_layers_win_in_order() -> None:
     assert resolve().train.learning_rate == EMBEDDED_PRESET["learning_rate"]
-    assert resolve({"model": "some/model"}).train.learning_rate == 1e-5
+    assert resolve({"model": "some/model"}).train.learning_rate == 0.0  # by the model's size
     assert resolve({"learning_rate": 0.5}).train.learning_rate == 0.5
     assert resolve({"learning_rate": 0.5}, {"learning_rate": 0.25}).train.learning_rate == 0.25
     assert resolve({"seed": 3}, {"seed": None}).data.seed == 3
+
+
+def test_a_sampling_preset_stands_below_what_is_given_by_name() -> None:
+    paper = resolve(flags={"sampling": "paper"}).generate
+    assert (paper.temperature, paper.top_p, paper.min_p) == (0.1, 0.9, 0.0)
+    run = {"temperature": 0.7, "top_p": 0.95, "min_p": 0.05}  # what a run was last given
+    again = resolve(run, {"sampling": "paper", "top_p": 0.8}).generate
+    assert (again.temperature, again.top_p, again.min_p) == (0.1, 0.8, 0.0)
+    assert resolve({"sampling": "paper", "temperature": 0.4}).generate.temperature == 0.4
+
+
+def test_a_run_from_before_an_option_goes_on_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("beta = 0.2\n", encoding="utf-8")
+    old = saved_config(tmp_path)
+    assert old == {"beta": 0.2, "context_template": "bare", "drop_truncated": True}
+    (tmp_path / "config.toml").write_text('context_template = "told"\n', encoding="utf-8")
+    assert (saved_config(tmp_path) or {})["context_template"] == "told"
+    assert saved_config(tmp_path / "none") is None
+    assert resolve({"model": "some/model"}).generate.context_template != "bare"
+    assert resolve().generate.context_template == "bare"  # the embedded model's
 
 
 def test_a_configuration_goes_round_through_toml(tmp_path: Path) -> None:

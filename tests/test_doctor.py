@@ -139,6 +139,10 @@ def test_an_unknown_kind_is_told(tmp_path: Path) -> None:
             Dimensions(64, 2, 4, 4, 16, 64, 10),
         ),
         (
+            {**QWEN_7B, "torch_dtype": None, "quantization": {"group_size": 64, "bits": 4}},
+            Dimensions(3584, 28, 28, 4, 128, 18944, 152064, 2),  # quantized: half precision
+        ),
+        (
             {"n_embd": 48, "n_layer": 3, "n_head": 4, "vocab_size": 7},
             Dimensions(48, 3, 4, 4, 12, 192, 7),
         ),

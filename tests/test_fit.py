@@ -14,11 +14,14 @@ import pytest
 
 from lm import archs
 from mipo_mlx import pipeline, tiny
-from mipo_mlx.config import resolve, saved_config
+from mipo_mlx.config import TrainConfig, resolve, saved_config
 from mipo_mlx.data.batches import EncodedPair, batches
+from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.models.load import load_model
-from mipo_mlx.pipeline.train import STATE
+from mipo_mlx.pipeline import train as fit
+from mipo_mlx.pipeline.train import STATE, with_rate
+from mipo_mlx.types import PreferencePair, Response
 from samples import head, steady
 
 TOKENS = mx.array([[5, 9, 33, 120, 7, 250, 64, 31, 18, 4]])
@@ -70,7 +73,7 @@ def adapter_bytes(run: Path) -> bytes:
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     made: tuple[Path, dict[str, Any]], tmp_path: Path, stop: int
 ) -> None:
-    options = {**made[1], "validation": 0.3, "eval_every": 2}
+    options = {**made[1], "validation": 0.3, "eval_every": 2, "epochs": 3}
     whole, run = fresh(made, tmp_path / "whole"), fresh(made, tmp_path / "run")
     stats = train(whole, options)
     assert stats["optimizer_steps"] > 5
@@ -79,8 +82,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     )
 
     def interrupt(stage: str, done: int, total: int) -> None:
-        if stage.startswith("train") and done == stop:
-            raise KeyboardInterrupt
+        if stage.startswith("train"):
+            assert [line["step"] for line in metrics(run)] == list(range(1, done + 1))
+            if done == stop:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pipeline.train.train(run, resolve(flags=options), interrupt)
@@ -94,6 +99,58 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     assert adapter_bytes(run) == adapter_bytes(whole)
     assert metrics(run) == metrics(whole)
     assert not (run / STATE).exists()
+
+
+def test_a_killed_run_takes_steps_after_its_last_save_again_and_tells_them_once(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    options = {**made[1], "save_every": 2, "epochs": 3}
+    whole, run = fresh(made, tmp_path / "whole"), fresh(made, tmp_path / "run")
+    train(whole, options)
+    kept: dict[str, bytes] = {}
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage.startswith("train") and done == 3:  # saved after two steps, then killed
+            kept.update({n: (run / n).read_bytes() for n in (STATE, "metrics.jsonl")})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train.train(run, resolve(flags=options), stop)
+    for name, data in kept.items():
+        (run / name).write_bytes(data)
+    assert len(metrics(run)) == 3
+    train(run, options)
+    assert metrics(run) == metrics(whole)
+    assert adapter_bytes(run) == adapter_bytes(whole)
+
+
+def test_validation_takes_whole_circles_of_users_who_meet() -> None:
+    sides = (Response("a", (1,), "stop"), Response("b", (2,), "stop"))
+    users = {"x": "abc", "y": "de", "z": "fgh"}
+    pairs = [
+        PreferencePair(f"{one}{other}", (), *sides, context_id=one, negative_context_id=other)
+        for names in users.values()
+        for one, other in zip(names, names[1:] + names[:1], strict=True)
+    ]
+    held = held_pairs(pairs, 0.3, 0)
+    names = [
+        {letter for pair, out in zip(pairs, held, strict=True) if out == side for letter in pair.id}
+        for side in (False, True)
+    ]
+    assert not names[0] & names[1]
+    assert any(names[1] == set(circle) for circle in users.values())
+
+
+def test_a_rate_that_is_not_given_is_the_size_of_the_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = load_model("embedded")
+    assert with_rate(lm, TrainConfig(learning_rate=0.5)).learning_rate == 0.5
+    found = []
+    for size in (1.35e8, 5e8, 3e9, 8e9):
+        monkeypatch.setattr(fit, "total_parameters", lambda model, size=size: size)
+        found.append(with_rate(lm, TrainConfig()).learning_rate)
+    assert found == [1e-4, 5e-5, 2e-5, 1e-5]
 
 
 def test_a_state_of_another_training_or_cut_short_is_not_used(
@@ -125,15 +182,17 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     train(good, made[1])
     wanted = metrics(good)
     rows = [json.loads(line) for line in (bad / "pairs.jsonl").read_text().splitlines()]
-    encoded = [EncodedPair(row["id"], (1,), ((1,), (1,)), row["context_id"]) for row in rows]
+    encoded = [
+        EncodedPair(row["id"], (1,), ((1,), (1,)), row["context_id"], row["block"]) for row in rows
+    ]
     plan = batches(encoded, 4, seed=0, epoch=0)
-    rows[plan[3][0]]["ref_chosen_logps"] = math.nan  # of a pair of the fourth step
+    rows[plan[1][0]]["ref_chosen_logps"] = math.nan  # of a pair of the second step
     (bad / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(MipoError, match=f"not finite .* at pairs .*{rows[plan[3][0]]['id']}"):
+    with pytest.raises(MipoError, match=f"not finite .* at pairs .*{rows[plan[1][0]]['id']}"):
         train(bad, made[1])
     arrays = mx.load(str(bad / STATE))
     assert all(bool(mx.isfinite(array).all()) for array in arrays.values())
-    assert metrics(bad) == wanted[:3]
+    assert metrics(bad) == wanted[:1]
 
 
 @pytest.mark.parametrize(

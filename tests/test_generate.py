@@ -15,18 +15,12 @@ import pytest
 from scipy.stats import chisquare
 
 from mipo_mlx.config import GenerateConfig
-from mipo_mlx.data.negatives import contrast
+from mipo_mlx.data.blocks import draw
+from mipo_mlx.data.grid import Rules, lay_out
 from mipo_mlx.errors import DataError
+from mipo_mlx.generation.answers import Ask, asks, cut_contexts, encode, sample, without_thoughts
 from mipo_mlx.generation.hard_negatives import nearest_users
-from mipo_mlx.generation.pairs import (
-    Ask,
-    asks,
-    cut_contexts,
-    encode,
-    generate,
-    sample,
-    without_thoughts,
-)
+from mipo_mlx.generation.pairs import generate
 from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
 from mipo_mlx.models import chat_template
@@ -87,20 +81,26 @@ class TableModel:
         return self.logits[mx.maximum(user, 0)[:, None], mx.clip(state, 0, 3)]
 
 
-def exact(user: str, text: str) -> float:
-    """log p(text, end | user)."""
+def exact(user: str, text: str, ended: bool = True) -> float:
+    """log p(text, end | user); without the end, that of a prefix."""
     row = [name for name in ("ann", "bob", "cy")].index(user)
     total, state = 0.0, 0
     words = [{"red": 1, "green": 2, "blue": 3}[word] for word in text.split()]
     for word in words:
         total += TABLE[row, state, word]
         state = word
-    return float(total + TABLE[row, state, 0])
+    return float(total + ended * TABLE[row, state, 0])
 
 
 @pytest.fixture(scope="module")
 def table() -> LanguageModel:
     return LanguageModel(TableModel(), TableTokenizer(), Path("."), "table", "", None)
+
+
+def table_config(**more: Any) -> GenerateConfig:
+    """The table's own distribution, with nothing around what it reads."""
+    plain: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "context_template": "bare"}
+    return GenerateConfig(**{"max_tokens": 60, **plain, **more})
 
 
 @pytest.mark.parametrize("negatives", ["random", "prompt"])
@@ -109,29 +109,35 @@ def test_samples_log_probs_and_pmi_are_those_of_the_table(
 ) -> None:
     contexts = [Context(name, name) for name in ("ann", "bob", "cy")]
     prompts = [Prompt(f"p{n}", f"p{n}") for n in range(PROMPTS)]
-    config = GenerateConfig(max_tokens=60, prompts_per_context=0, generate_batch_size=97)
-    wanted = contrast(
-        contexts, prompts, objective="context", negatives=negatives, prompts_per_context=0, seed=1
-    )
-    made = generate(table, contexts, prompts, wanted, config, seed=1, on_progress=lambda *_: None)
-    assert made.responses == len(wanted) == 3 * PROMPTS
+    config = table_config(generate_batch_size=97, max_tokens=6)
+    rules = Rules(negatives=negatives, seed=1)
+    grid = lay_out(contexts, [], prompts, rules)
+    made = generate(table, grid, rules, config, on_progress=lambda *_: None)
+    assert made.responses == len(grid.cells) == 3 * PROMPTS
+    assert len(made.pairs) > 2 * PROMPTS
+    for block in {pair.block for pair in made.pairs}:
+        mine = [pair for pair in made.pairs if pair.block == block]
+        assert Counter(p.chosen.text for p in mine) == Counter(p.rejected.text for p in mine)
+    cut_off = 0
     for pair in made.pairs:
         own, other = pair.context_id, pair.negative_context_id
-        assert pair.ref_chosen_logps == pytest.approx(
-            exact(own, pair.chosen.text), rel=1e-6, abs=1e-5
-        )
+        ended = [side.finish_reason == "stop" for side in (pair.chosen, pair.rejected)]
+        chosen = exact(own, pair.chosen.text, ended[0])
+        assert pair.ref_chosen_logps == pytest.approx(chosen, rel=1e-6, abs=1e-5)
         assert pair.ref_rejected_logps == pytest.approx(
-            exact(own, pair.rejected.text), rel=1e-6, abs=1e-5
+            exact(own, pair.rejected.text, ended[1]), rel=1e-6, abs=1e-5
         )
-        gap = exact(own, pair.chosen.text) - exact(other, pair.chosen.text)
+        gap = chosen - exact(other, pair.chosen.text, ended[0])
         assert pair.pmi == pytest.approx(gap, rel=1e-6, abs=1e-5)
+        cut_off += ended.count(False)
         assert (own == other) == (negatives == "prompt")
+    assert made.truncated > 0 and cut_off > 0  # prefixes, whose log-prob has no end in it
 
 
 def test_sampled_texts_follow_the_table(table: LanguageModel) -> None:
     contexts = [Context(name, name) for name in ("ann", "bob", "cy")]
     prompts = [Prompt(f"p{n}", f"p{n}") for n in range(PROMPTS)]
-    config = GenerateConfig(max_tokens=60, generate_batch_size=50)
+    config = table_config(generate_batch_size=50)
     wanted = [Ask(context, prompt) for context in contexts for prompt in prompts]
     answers = sample(table, wanted, config, 3, lambda *_: None)
     short = [
@@ -157,7 +163,7 @@ def test_contexts_are_cut_from_their_old_end_and_prompts_never() -> None:
     long = " ".join(f"note{n}" for n in range(200))
     contexts = [Context("long", long), Context("short", "note1 note2")]
     prompts = [Prompt("a", "Plan my day."), Prompt("b", "Plan my day and the day after it.")]
-    config = GenerateConfig(max_prompt_tokens=120)
+    config = GenerateConfig(max_prompt_tokens=120, context_template="bare")
     made, cut = cut_contexts(lm, contexts, prompts, config)
     assert cut == 1
     assert made[1] == contexts[1]
@@ -196,7 +202,7 @@ def test_hard_negatives_are_the_users_under_whose_contexts_the_answers_are_likel
         for n, text in enumerate((name, f"{name} red"))
     ]
     prompts = [Prompt(f"p{n}", f"p{n}") for n in range(40)]
-    config = GenerateConfig(negatives="hard", num_negatives=2, max_tokens=60)
+    config = table_config(negatives="hard", num_negatives=2)
 
     def quiet(*_: Any) -> None: ...
 
@@ -215,37 +221,21 @@ def test_hard_negatives_are_the_users_under_whose_contexts_the_answers_are_likel
         assert sorted(found[user.id]) == sorted(likely)
         values = [likely[name] for name in found[user.id]]
         assert values == pytest.approx(sorted(values, reverse=True), abs=1e-4)
-    wanted = contrast(
-        contexts,
-        prompts,
-        objective="context",
-        negatives="hard",
-        prompts_per_context=4,
-        seed=5,
-        num_negatives=2,
-        nearest=found,
-    )
-    assert len(wanted) == 6 * 4 * 2
-    by_pair: dict[tuple[str, str], list[str]] = {}
-    for item in wanted:
-        by_pair.setdefault((item.context_id, item.prompt_id), []).append(item.negative_context_id)
-    assert all(others == found[user][:2] for (user, _), others in by_pair.items())
+    rules = Rules(negatives="hard", prompts_per_context=4, users=2, seed=5)
+    wanted = draw(lay_out(contexts, [], prompts, rules, found), rules).contrasts
+    assert len(wanted) == 6 * 4
+    nearest = sum(item.negative_context_id in found[item.context_id][:2] for item in wanted)
+    assert nearest > 0.6 * len(wanted)
 
 
 def test_several_samples_of_a_prompt_are_different_answers(table: LanguageModel) -> None:
     contexts = [Context(name, name) for name in ("ann", "bob", "cy")]
     prompts = [Prompt(f"p{n}", f"p{n}") for n in range(100)]
-    config = GenerateConfig(samples_per_prompt=3, max_tokens=60)
-    options: dict[str, Any] = {
-        "objective": "context", "negatives": "random", "prompts_per_context": 0, "seed": 0,
-    }  # fmt: skip
-    once = contrast(contexts, prompts, **options)
-    wanted = contrast(contexts, prompts, samples_per_prompt=3, **options)
-    assert wanted[: len(once)] == once
-    assert len({item.id for item in wanted}) == len(wanted) == 3 * len(once)
-    made = generate(table, contexts, prompts, wanted, config, seed=0, on_progress=lambda *_: None)
-    assert made.responses == 900
-    texts = sample(table, asks(contexts, prompts, wanted), config, 0, lambda *_: None)
+    config, rules = table_config(), Rules(samples=3)
+    grid = lay_out(contexts, [], prompts, rules)
+    made = generate(table, grid, rules, config, on_progress=lambda *_: None)
+    assert made.responses == len(grid.cells) == 900
+    texts = sample(table, asks(grid), config, 0, lambda *_: None)
     same = sum(
         texts[Ask(c, p, 0).key].text == texts[Ask(c, p, 1).key].text
         for c in contexts

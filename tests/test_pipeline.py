@@ -20,11 +20,14 @@ import pytest
 from lm import archs
 from mipo_mlx import pipeline, tiny
 from mipo_mlx.config import RunConfig, resolve, saved_config
-from mipo_mlx.data.readers import read_contexts, read_pairs
+from mipo_mlx.data.readers import read_contexts, read_pairs, read_prompts
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.evaluation.comparison import HEADLINE
-from mipo_mlx.generation import pairs as generating
+from mipo_mlx.generation import answers as generating
 from mipo_mlx.generation.inputs import Inputs, read_inputs
+from mipo_mlx.inference.reference import with_ids
+from mipo_mlx.models import chat_template
+from mipo_mlx.models.load import load_model
 from mipo_mlx.run_dir import journal
 from samples import QUIET, head
 
@@ -65,7 +68,7 @@ def test_run_writes_every_file_with_the_promised_schema(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    summary = pipeline.run.run(run, config({**small, **DEFAULTS}))
+    summary = pipeline.run.run(run, config({**small, **DEFAULTS})).to_json()
     results = json.loads((run / "eval.json").read_text())
     assert results["schema"] == 2
     studied = {name for part in results["sections"].values() for name in part["metrics"]}
@@ -298,7 +301,7 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
     pipeline.train.train(run, config(small))
     with pytest.raises(ConfigError, match="held-out users were trained on"):
         pipeline.evaluate.evaluate(run, config(small, held_out_users=0.6))
-    whole = pipeline.evaluate.evaluate(run, config(small))
+    whole = pipeline.evaluate.evaluate(run, config(small)).to_json()
     assert whole["held_out"] == "users and prompts"
     assert {kind: seen for kind, (seen, _) in whole["overlap"].items()} == {
         "users": 0, "prompts": 0
@@ -307,11 +310,11 @@ def test_eval_refuses_users_that_were_trained_on(small: dict[str, Any], tmp_path
         row["context_id"] for row in map(json.loads, (run / "pairs.jsonl").read_text().splitlines())
     }
     options = config(small, held_out_users=0.6, allow_overlap=True)
-    results = pipeline.evaluate.evaluate(run, options)
+    results = pipeline.evaluate.evaluate(run, options).to_json()
     held = {user.id for user in read_inputs(options.data).held_contexts}
     assert results["overlap"]["users"] == [len(held & trained), len(held)]
     assert results["held_out"] == "prompts"
-    told = pipeline.report.report(run, options)["limits"]
+    told = pipeline.report.report(run, options).limits
     assert f"{len(held & trained)} of {len(held)} users asked were trained on, by their texts." in (
         told
     )
@@ -345,14 +348,14 @@ def test_a_copy_of_a_trained_user_under_another_name_is_found(
     )
     foreign = {"contexts": str(tmp_path / "foreign.jsonl"), "held_out_users": 0.0}
     foreign |= {"prompts": str(tmp_path / "asked.jsonl"), "held_out_prompts": 0.0}
-    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign)).to_json()
     assert results["overlap"] == {"users": [1, 2], "prompts": [1, 2]}
     assert results["held_out"] == "nothing"
     (tmp_path / "foreign.jsonl").write_text(
         json.dumps(rows[1]) + "\n" + json.dumps({**rows[1], "id": "third", "text": "I ski."})
     )
     (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "p", "text": "Who am I?"}))
-    results = pipeline.evaluate.evaluate(run, config(small, **foreign))
+    results = pipeline.evaluate.evaluate(run, config(small, **foreign)).to_json()
     assert results["overlap"] == {"users": [0, 2], "prompts": [0, 1]}
     assert results["held_out"] == "users and prompts"  # another data set is new as a whole
 
@@ -364,7 +367,7 @@ def test_prompt_objective_reports_accuracy_form_and_entropy(tmp_path: Path) -> N
         "max_steps": 1,
         "resamples": 200,
     }
-    results = pipeline.run.run(tmp_path / "run", config(options))
+    results = pipeline.run.run(tmp_path / "run", config(options)).to_json()
     names = {"reasoning/accuracy", "reasoning/form_rate", "information/pmi"}
     assert names <= set(results["metrics"])
     for pair in read_pairs(tmp_path / "run" / "pairs.jsonl"):
@@ -406,6 +409,66 @@ def test_bad_files_are_errors_with_place_and_hint_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_words_around_a_context_are_the_same_everywhere_and_recorded(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = chat_template._render
+
+    def render(tokenizer: Any, chat: Any, *rest: Any) -> str:
+        seen.extend(m["content"] for m in chat if m["role"] in ("system", "user"))
+        return real(tokenizer, chat, *rest)
+
+    monkeypatch.setattr(chat_template, "_render", render)
+    words = {"context_template": "Of the user: {context} Heed it.", "answer_style": "Be brief."}
+    run, options = tmp_path / "run", config(small, **words)
+    pipeline.generate.generate(run, options)
+    pairs = read_pairs(run / "pairs.jsonl")
+    texts = {context.id: context.text for context in read_contexts(Path(small["contexts"]))}
+    asked = {prompt.id: prompt.text for prompt in read_prompts(Path(small["prompts"]))}
+    for pair in pairs:
+        system, user = (message["content"] for message in pair.messages)
+        assert system == f"Of the user: {texts[pair.context_id]} Heed it."
+        assert user == f"{asked[pair.prompt_id]} Be brief."
+    pipeline.train.train(run, options)
+    about = json.loads((run / "adapter" / "adapter_config.json").read_text())["mipo"]
+    assert {name: about[name] for name in words} == words
+    assert {name: saved[name] for saved in [saved_config(run) or {}] for name in words} == words
+    pipeline.evaluate.evaluate(run, options)
+    told = [text for text in seen if text.startswith("Of the user: ")]
+    assert len(told) * 2 >= len(seen) - 20  # all but requests without a context come in two
+    assert all(text in told or text.endswith(" Be brief.") for text in seen)
+    with pytest.raises(ConfigError, match=r"trained with answer_style 'Be brief\.', not ''"):
+        pipeline.evaluate.evaluate(run, config(small, **{**words, "answer_style": ""}))
+    everybody = config(small, **words, held_out_users=0.6)  # some of training among them
+    with pytest.raises(ConfigError, match="held-out users were trained on"):
+        pipeline.evaluate.evaluate(run, everybody)
+
+
+def test_answers_cut_off_are_trained_on_as_prefixes_or_left_out(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    made = pipeline.generate.generate(run, config(small, max_tokens=9))
+    rows = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
+    cut = [row for row in rows if row["chosen_finish_reason"] == "length"]
+    assert made["truncated"] >= len(cut) > 0
+    assert all(2 not in row["chosen_token_ids"] for row in cut)  # the end of a turn
+    pairs = read_pairs(run / "pairs.jsonl")
+    lm = load_model("embedded")
+    ends = chat_template.eos_ids(lm.tokenizer)
+    for pair in pairs:  # as from elsewhere: text alone, and how it ended
+        bare = replace(pair, chosen=replace(pair.chosen, token_ids=()))
+        ids = with_ids(lm, bare, False).chosen.token_ids
+        assert (ids[-1] in ends) == (pair.chosen.finish_reason == "stop")
+    other = pipeline.generate.generate(
+        tmp_path / "other", config(small, max_tokens=9, drop_truncated=True)
+    )
+    assert other["dropped"]["cut_off"] == other["truncated"] == made["truncated"]
+    kept = read_pairs(tmp_path / "other" / "pairs.jsonl")
+    assert {side.finish_reason for p in kept for side in (p.chosen, p.rejected)} == {"stop"}
+
+
 @pytest.mark.parametrize("negatives", ["random", "hard"])
 def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     small: dict[str, Any], tmp_path: Path, negatives: str
@@ -416,13 +479,16 @@ def test_one_user_is_contrasted_with_invented_ones_and_the_summary_says_so(
     )
     made = pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
-    assert {pair.context_id for pair in pairs} == {read_contexts(Path(one))[0].id}
-    invented = {pair.negative_context_id for pair in pairs}
+    (user,) = read_contexts(Path(one))
+    mine = [pair for pair in pairs if pair.context_id == user.id]
+    invented = {pair.negative_context_id for pair in mine}
     assert all(re.fullmatch(r"foil-\d\d", name) for name in invented)
+    assert {pair.context_id for pair in pairs} == {user.id, *invented}  # each against the other
+    assert 2 * len(mine) == len(pairs)
     assert f"{len(invented)} invented users" in made["foils"]
-    assert len(pairs) + sum(made["dropped"].values()) == 8  # all prompts but the held-out two
+    assert len(pairs) + sum(made["dropped"].values()) == 16  # all prompts but the held-out two
     pipeline.train.train(tmp_path / "run", options)
-    results = pipeline.evaluate.evaluate(tmp_path / "run", options)
+    results = pipeline.evaluate.evaluate(tmp_path / "run", options).to_json()
     assert results["metrics"]["information/pmi"]["n"] == 2  # foils are not asked anything
     assert results["held_out"] == "prompts"
     inputs = read_inputs(options.data)
@@ -460,14 +526,16 @@ def test_long_notes_are_contexts_of_one_user_and_never_each_others_negatives(
     pipeline.generate.generate(tmp_path / "run", options)
     pairs = read_pairs(tmp_path / "run" / "pairs.jsonl")
     assert len({pair.context_id for pair in pairs}) > 2
-    assert all(pair.negative_context_id.startswith("foil-") for pair in pairs)
+    for pair in pairs:  # a part of the notes against an invented user, or the other way round
+        sides = (pair.context_id, pair.negative_context_id)
+        assert sum(name.startswith("foil-") for name in sides) == 1
     assert read_inputs(replace(options.data, note_tokens=0)).train_contexts[0].id == "notes"
 
 
 def test_one_user_with_missing_negatives_runs(small: dict[str, Any], tmp_path: Path) -> None:
     one = head("contexts_heldout.jsonl", 1, tmp_path)
     options = config(small, contexts=one, negatives="missing")
-    summary = pipeline.run.run(tmp_path / "run", options)
+    summary = pipeline.run.run(tmp_path / "run", options).to_json()
     assert summary["held_out"] == "prompts"
 
 

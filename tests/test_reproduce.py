@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -16,6 +17,7 @@ from mipo_mlx.errors import ConfigError, DataError, MipoError, ModelError
 from mipo_mlx.pipeline import rehearse, reproduce
 from mipo_mlx.pipeline.reproduce import Request
 from mipo_mlx.recipes import FIXTURES, read_recipes
+from mipo_mlx.results import MetricRow
 from samples import QUIET
 from test_doctor import QWEN_7B, folder_of
 
@@ -38,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, 
     cells = reproduce.all_cells(request(tmp_path_factory.mktemp("runs")))
     told = [rehearse.dry_run(cell) for cell in cells]
     assert not any(cell.run.exists() for cell in cells)
-    results = reproduce.run_all(cells)
+    results = [result.to_json() for result in reproduce.run_all(cells)]
     return {
         cell.name: (cell, before, result)
         for cell, before, result in zip(cells, told, results, strict=True)
@@ -123,7 +125,7 @@ def test_a_finished_run_is_not_made_again(made: Any) -> None:
     cell, _, result = made["svamp"]
     kept = {name: (cell.run / name).stat().st_mtime_ns for name in ("pairs.jsonl", "eval.json")}
     again = reproduce.run(reproduce.cell("svamp", request(cell.run.parent)))
-    assert again["metrics"] == result["metrics"]
+    assert again.to_json()["metrics"] == result["metrics"]
     for name, time in kept.items():
         assert (cell.run / name).stat().st_mtime_ns == time
 
@@ -152,7 +154,7 @@ def test_files_come_from_the_hub_in_the_form_that_stands_there(
     assert asked == []
     assert [item["what"] for item in told["downloads"]] == [f.address for f in cell.recipe.files]
     assert "not on this machine" in told["training"]["not_predicted"]
-    result = reproduce.run(cell)
+    result = reproduce.run(cell).to_json()
     names = ("main/train-00000-of-00001.parquet", "main/test-00000-of-00001.parquet")
     assert set(asked) == {("openai/gsm8k", name) for name in names}
     assert result["metrics"]["tasks/gsm8k/accuracy"]["n"] == 8
@@ -164,15 +166,12 @@ def test_files_come_from_the_hub_in_the_form_that_stands_there(
 
 
 def test_the_papers_figure_stands_beside_the_same_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = {
-        "tasks/gsm8k/accuracy": {"base": 0.25, "adapter": 0.5, "delta": 0.25, "ci95": [0.1, 0.4]}
-    }
-    metrics["tasks/gsm8k/accuracy"] |= {"n": 200, "unit": "share of answers"}  # type: ignore[dict-item]
-    summary = {"metrics": metrics, "seconds": 1.0}
+    row = MetricRow(0.25, 0.5, 0.25, (0.1, 0.4), 0.01, 200, "share of answers")
+    summary = SimpleNamespace(metrics={"tasks/gsm8k/accuracy": row}, seconds=1.0)
     monkeypatch.setattr(reproduce.pipeline.run, "run", lambda *_: summary)
     monkeypatch.setattr(reproduce.RunStore, "write_json", lambda *_: None)
     for model in ("meta-llama/Llama-3.2-1B-Instruct", "mlx-community/Llama-3.2-1B-Instruct-4bit"):
-        result = reproduce.run(reproduce.cell("gsm8k/llama-3.2-1b", Request(model=model)))
+        result = reproduce.run(reproduce.cell("gsm8k/llama-3.2-1b", Request(model=model))).to_json()
         (beside,) = (item for item in result["reported"] if "metric" in item)
         assert (beside["value"], beside["measured"], beside["side"]) == (0.22, 0.25, "base")
     assert result["notes"] == [f"{model} in place of the paper's model"]
@@ -258,17 +257,17 @@ def test_one_recipe_that_fails_does_not_stop_the_others(
 ) -> None:
     stages: list[str] = []
 
-    def run(folder: Path, config: Any, on_progress: Any) -> dict[str, Any]:
+    def run(folder: Path, config: Any, on_progress: Any) -> SimpleNamespace:
         on_progress("train", 1, 1)
         if "prism" in folder.name:
             raise MipoError("no room.", "make some")
-        return {"metrics": {}, "seconds": 0.0}
+        return SimpleNamespace(metrics={}, seconds=0.0)
 
     monkeypatch.setattr(reproduce.pipeline.run, "run", run)
     results = reproduce.run_all(
         reproduce.all_cells(request(tmp_path)), lambda stage, *_: stages.append(stage)
     )
-    assert [result["cell"] for result in results] == RECIPES
-    assert [result["cell"] for result in results if "error" in result] == ["prism"]
+    assert [result.cell for result in results] == RECIPES
+    assert [result.cell for result in results if result.error] == ["prism"]
     assert stages == [f"{name}: train" for name in RECIPES]
     assert len(reproduce.all_cells(Request(out=tmp_path))) == 40

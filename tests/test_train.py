@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def test_step_zero_is_ln2_with_zero_margins_and_a_gradient(lm: LanguageModel) ->
 def test_training_raises_the_margin_of_its_pairs(lm: LanguageModel) -> None:
     rows = rows_for(lm)
     attach(lm)
-    config = TrainConfig(batch_size=6, learning_rate=1e-3, epochs=30, warmup=0.0)
+    options: dict[str, Any] = {"stop_saturated": False, "stop_diverged": False}
+    config = TrainConfig(batch_size=6, learning_rate=1e-3, epochs=30, warmup=0.0, **options)
     steps = list(train(lm, rows, config, seed=0))
     assert len(steps) == 30
     assert steps[-1].values["rewards/margins"] > 0.5
@@ -321,6 +323,52 @@ def test_the_best_validation_is_kept_and_patience_stops(lm: LanguageModel) -> No
 
 
 @pytest.mark.parametrize(
+    ("losses", "drifts", "stops"),
+    [
+        ([math.log(2)] + [1.0] * 12, range(13), True),
+        ([math.log(2)] + [1.0] * 12, range(13, 0, -1), False),  # the KL falls: it recovers
+        ([math.log(2)] + [0.8] * 12, range(13), False),  # within a quarter
+        ([math.log(2)] + [0.6] * 11 + [3.0], range(13), False),  # one bad step
+        ([3.0] + [3.2] * 12, range(13), False),  # another loss that begins higher
+    ],
+)
+def test_a_loss_that_stays_above_its_beginning_stops_a_training(
+    lm: LanguageModel, losses: list[float], drifts: Sequence[int], stops: bool
+) -> None:
+    attach(lm)
+    trainer = Trainer(lm, rows_for(lm, 2), TrainConfig(batch_size=2, epochs=99), seed=0)
+    for step, (loss, kl) in enumerate(zip(losses, drifts, strict=True), 1):
+        trainer.counters.step = step
+        trainer._judge({"loss": loss, "rewards/accuracies": 0.4, "kl": float(kl)})
+    assert (trainer.counters.stopped == "divergence") == stops
+    off = Trainer(lm, rows_for(lm, 2), TrainConfig(stop_diverged=False, epochs=99), seed=0)
+    off.restore(*trainer.snapshot())
+    off.counters.stopped = ""
+    off._judge({"loss": 9.0, "rewards/accuracies": 0.4, "kl": 99.0})
+    assert off.counters.stopped == ""
+
+
+def test_a_step_says_how_closed_it_is(lm: LanguageModel) -> None:
+    attach(lm)
+    answers = [(5, 6), (7, 8), (9, 10)]
+
+    def row(name: str, chosen: int, *rejected: int, block: str = "") -> TrainingRow:
+        sides = tuple(answers[i] for i in (chosen, *rejected))
+        encoded = EncodedPair(name, (4, 5, 4 + chosen), sides, f"u{chosen}", block)
+        return TrainingRow(encoded, (-9.0,) * len(sides))
+
+    def told(rows: list[TrainingRow], **options: Any) -> list[float]:
+        config = TrainConfig(batch_size=len(rows), learning_rate=1e-5, **options)
+        return [step.values["balance"] for step in train(lm, rows, config, seed=0)]
+
+    cycle = [row("a", 0, 1), row("b", 1, 2), row("c", 2, 0)]
+    assert told(cycle) == [1.0]
+    assert told(cycle[:2]) == [1 / 3]  # only the second answer stands on both sides
+    both = [row(f"{i}{j}", i, j) for i in range(3) for j in range(3) if i != j]
+    assert told(both, loss="mipo") == [1.0]
+
+
+@pytest.mark.parametrize(
     ("options", "why"),
     [({"stop_saturated": True}, "saturation"), ({"kl_budget": 3.0}, "KL budget")],
 )
@@ -336,7 +384,7 @@ def test_training_stops_when_there_is_nothing_to_learn_or_too_much(
         warmup=0.0,
         schedule="constant",
         beta=1.0,
-        **options,
+        **{"stop_saturated": False, "stop_diverged": False, **options},
     )
     trainer = Trainer(lm, rows, config, seed=0)
     values = [step.values for step in trainer.run()]
@@ -397,6 +445,28 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pairs(lm: LanguageModel) 
 
 def test_the_embedded_model_is_a_folder() -> None:
     assert (Path(tiny.MODEL_DIR) / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_thousand_steps_of_ragged_lengths(lm: LanguageModel) -> None:
+    rng = np.random.default_rng(5)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in rng.integers(4, 300, int(rng.integers(low, high))))
+
+    rows = [
+        TrainingRow(EncodedPair(f"p{i}", ids(3, 40), (ids(2, 20), ids(2, 20))), (-20.0, -20.0))
+        for i in range(300)
+    ]
+    attach(lm)
+    config = TrainConfig(batch_size=2, epochs=10, max_steps=1000, learning_rate=1e-5)
+    held = []
+    for _ in train(lm, rows, config, seed=0):
+        held.append((mx.get_active_memory(), mx.get_cache_memory()))
+    assert len(held) == 1000
+    early, late = (np.array(held[start : start + 50]).max(axis=0) for start in (100, 950))
+    assert late[0] <= 1.001 * early[0]  # what is alive
+    assert late.sum() <= 1.05 * early.sum()  # with what the allocator keeps
 
 
 def test_a_loss_of_ones_own_is_a_function_of_scores(lm: LanguageModel) -> None:

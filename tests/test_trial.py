@@ -56,8 +56,8 @@ def test_a_dry_run_counts_what_the_run_does(few: dict[str, Any], tmp_path: Path)
 def test_a_pilot_is_made_of_pairs_of_the_run(few: dict[str, Any], tmp_path: Path) -> None:
     config = resolve(flags=few)
     found = pilot.pilot(config, 20, quiet)
-    assert found["pairs"] + sum(found["dropped"].values()) == 20
-    assert "already uses its context on" in found["headroom"]
+    assert 20 <= found["pairs"] + sum(found["dropped"].values()) < 20 + 16
+    assert f"of {found['pairs']} pairs" in found["headroom"]
     pipeline.generate.generate(tmp_path / "run", config)
     values = [pair.pmi or 0.0 for pair in read_pairs(tmp_path / "run" / "pairs.jsonl")]
     assert min(values) <= found["pmi"]["p50"] <= max(values)

@@ -105,9 +105,7 @@ def resolve(
     run: Path | None, file: Path | None, sets: list[str] | None, flags: dict[str, Any]
 ) -> RunConfig:
     """One configuration: the run's own < TOML file < --set < flags."""
-    layers: dict[str, Any] = {}
-    if run is not None and (run / "config.toml").is_file():
-        layers.update(configuration.read_toml(run / "config.toml"))
+    layers: dict[str, Any] = (configuration.saved_config(run) if run else None) or {}
     if file is not None:
         layers.update(configuration.read_toml(file))
     layers.update(configuration.parse_set(item) for item in sets or [])

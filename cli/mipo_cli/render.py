@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,18 +23,23 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mipo_mlx.reporting.summary import apart
-from mipo_mlx.results import change
+from mipo_mlx.reporting.format import change, interval, number
+
+if TYPE_CHECKING:  # NumPy is not needed for --help
+    from mipo_mlx.reporting.summary import Report
+    from mipo_mlx.results import Comparison
 
 QUIET_SECONDS = 2.0
+LINE_SECONDS = 30.0  # between lines where there is no terminal
 
 
 class Bars:
-    """Progress of each stage: a bar at a terminal, one line at the end elsewhere."""
+    """Progress of each stage: a bar at a terminal, elsewhere a line now and then and at the end."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.started: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -58,10 +63,22 @@ class Bars:
                 self.tasks[name] = self.progress.add_task(name, total=total, rate=rate)
             text = f"{name} {note}".strip()
             self.progress.update(self.tasks[name], completed=done, rate=rate, description=text)
+        if not self.console.is_terminal and done < total:
+            self._line(name, note, done, total)
         if done >= total and seconds > QUIET_SECONDS:
             self.console.print(
                 f"{name}: {done} in {seconds:.1f} s {note}".rstrip(), highlight=False
             )
+
+    def _line(self, name: str, note: str, done: int, total: int) -> None:
+        """Where a stage stands, if it was not told just now."""
+        now, began = time.monotonic(), self.started[name]
+        if now - self.told.setdefault(name, began) < LINE_SECONDS:
+            return
+        self.told[name] = now
+        left = f", about {(now - began) * (total - done) / done:.0f} s left" if done else ""
+        line = f"{name}: {done} of {total} in {now - began:.0f} s{left} {note}".rstrip()
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Notes(logging.Handler):
@@ -97,11 +114,11 @@ def show_json(summary: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
-def show_markdown(summary: Mapping[str, Any]) -> None:
+def show_markdown(report: Report) -> None:
     """The verdict and the table, to be pasted elsewhere."""
     from mipo_mlx.reporting.markdown import markdown
 
-    sys.stdout.write(markdown(summary))
+    sys.stdout.write(markdown(report))
 
 
 def figure(name: str, value: Any) -> str:
@@ -138,62 +155,59 @@ def show_doctor(summary: Mapping[str, Any]) -> None:
     console.print("it fits" if fits else "it does not fit")
 
 
-def number(value: float, unit: str) -> str:
-    """A share in percent, anything else with two decimals."""
-    return f"{100 * value:.1f}%" if unit.startswith("share") else f"{value:.2f}"
-
-
-def show_report(summary: Mapping[str, Any]) -> None:
-    """Verdict, table of base and adapter, and answers side by side."""
-    console = Console(highlight=False)
+def _results(report: Report) -> Table:
+    """The main table."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("metric", overflow="fold")
     for name in ("base", "adapter", "95% of delta"):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("change", overflow="fold")
-    for name, row in apart(summary).items():
-        unit = row["unit"]
-        low, high = (number(value, unit).rstrip("%") for value in row["ci95"])
+    for name, row in report.main.items():
         table.add_row(
             name.partition("/")[2].replace("_", " "),
-            number(row["base"], unit),
-            number(row["adapter"], unit),
-            f"{low} to {high}",
-            str(row["n"]),
+            number(row.base, row.unit),
+            number(row.adapter, row.unit),
+            interval(row.ci95, row.unit).removesuffix(" points"),
+            str(row.n),
             change(row),
         )
-    console.print(table)
+    return table
+
+
+def show_report(report: Report) -> None:
+    """Verdict, table of base and adapter, and answers side by side."""
+    console = Console(highlight=False)
+    console.print(_results(report))
     console.print()
-    for section in summary["sections"].values():
-        if section["lines"]:
-            console.print(section["title"], style="bold")
-            for line in section["lines"]:
+    for section in report.sections.values():
+        if section.lines:
+            console.print(section.title, style="bold")
+            for line in section.lines:
                 console.print(f"  {line}", markup=False)
             console.print()
-    changed, answers = summary["changed"], summary["answers"]
-    console.print(f"{changed} of {answers} answers changed, among them:")
-    for example in summary["examples"]:
-        console.print(f"? {example['prompt']}", style="bold", markup=False)
-        console.print(f"  base:    {example['base']}", markup=False)
-        console.print(f"  adapter: {example['adapter']}", markup=False)
+    console.print(f"{report.changed} of {report.answers} answers changed, among them:")
+    for example in report.examples:
+        console.print(f"? {example.prompt}", style="bold", markup=False)
+        console.print(f"  base:    {example.base}", markup=False)
+        console.print(f"  adapter: {example.adapter}", markup=False)
     console.print()
-    console.print(summary["verdict"], markup=False)
-    if summary.get("length_ratio"):
-        console.print(f"Answers are {summary['length_ratio']:.2f} times as long as the base's.")
-    console.print(f"Held out from training: {summary['held_out']}.")
-    memory = summary["peak_memory_bytes"] / 2**20
-    console.print(f"{summary['seconds']:.0f} s, peak memory {memory:.0f} MiB; files in", end=" ")
-    console.print(summary["run"], markup=False, soft_wrap=True)
+    console.print(report.verdict, markup=False)
+    if report.length_ratio:
+        console.print(f"Answers are {report.length_ratio:.2f} times as long as the base's.")
+    console.print(f"Held out from training: {report.held_out}.")
+    memory = report.peak_memory_bytes / 2**20
+    console.print(f"{report.seconds:.0f} s, peak memory {memory:.0f} MiB; files in", end=" ")
+    console.print(report.run, markup=False, soft_wrap=True)
 
 
-def show_beside(found: Mapping[str, Any], markdown: bool) -> None:
+def show_beside(found: Comparison, markdown: bool) -> None:
     """The table of contestants and the differences in words, or both as Markdown."""
-    from mipo_mlx.reporting.markdown import markdown_table
-
-    head, body = found["table"]["head"], found["table"]["body"]
+    head, body = found.table.head, found.table.body
     if markdown:
-        lines = [*markdown_table(head, body), "", *(f"- {line}" for line in found["lines"])]
+        from mipo_mlx.reporting.markdown import markdown_table
+
+        lines = [*markdown_table(head, body), "", *(f"- {line}" for line in found.lines)]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     console = Console(highlight=False)
@@ -205,7 +219,7 @@ def show_beside(found: Mapping[str, Any], markdown: bool) -> None:
         table.add_row(*map(escape, cells))
     console.print(table)
     console.print()
-    for line in found["lines"]:
+    for line in found.lines:
         console.print(line, markup=False)
 
 

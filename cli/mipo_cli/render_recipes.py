@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mipo_cli.render import figure, number
+from mipo_cli.render import figure
+from mipo_mlx.reporting.format import interval, number
+
+if TYPE_CHECKING:
+    from mipo_mlx.pipeline.reproduce import Result
 
 
 def _table(*names: str) -> Table:
@@ -64,23 +68,22 @@ def show_dry_run(told: Sequence[Mapping[str, Any]]) -> None:
         say(f"run directory: {cell['run']}\n")
 
 
-def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _rows(result: Result) -> list[tuple[str, ...]]:
     """A row a metric: base, adapter, interval of the difference, n, what the paper gives."""
-    if "error" in result:
-        return [(result["cell"], "failed", "", "", "", "", "")]
-    told = {item["metric"]: item for item in result["reported"] if "metric" in item}
+    if result.error:
+        return [(result.cell, "failed", "", "", "", "", "")]
+    papers = {item.metric: item for item in result.reported if item.value is not None}
     rows: list[tuple[str, ...]] = []
-    for name, row in result["metrics"].items():
-        low, high = (number(value, row["unit"]).rstrip("%") for value in row["ci95"])
-        paper = told.get(name)
-        given = f"{paper['side']} {number(paper['value'], row['unit'])}" if paper else "-"
-        figures = (number(row["base"], row["unit"]), number(row["adapter"], row["unit"]))
-        own = (f"{low} to {high}", str(row["n"]), given)
-        rows.append((result["cell"], name.partition("/")[2], *figures, *own))
+    for name, row in result.metrics.items():
+        paper = papers.get(name)
+        given = f"{paper.side} {number(paper.value or 0.0, row.unit)}" if paper else "-"
+        figures = (number(row.base, row.unit), number(row.adapter, row.unit))
+        own = (interval(row.ci95, row.unit).removesuffix(" points"), str(row.n), given)
+        rows.append((result.cell, name.partition("/")[2], *figures, *own))
     return rows
 
 
-def show_results(results: Sequence[Mapping[str, Any]]) -> None:
+def show_results(results: Sequence[Result]) -> None:
     """Notes, one table, then the paper's other figures and faults."""
     console = Console(highlight=False)
     many = len(results) > 1
@@ -88,20 +91,20 @@ def show_results(results: Sequence[Mapping[str, Any]]) -> None:
     for result in results:
         for row in _rows(result)[: 1 if many else None]:
             table.add_row(*row)
-    for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
+    for note in dict.fromkeys(note for result in results for note in result.notes):
         console.print(note, markup=False)
     console.print()
     console.print(table)
     console.print()
     paper = [
-        f"{result['cell'].partition('/')[0]}, paper: {item['text']} ({item['origin']})"
+        f"{result.cell.partition('/')[0]}, paper: {item.text} ({item.origin})"
         for result in results
-        for item in result.get("reported", ())
+        for item in result.reported
     ]
     for text in dict.fromkeys(paper):
         console.print(text, markup=False, soft_wrap=True)
     for result in results:
-        if "error" in result:
-            console.print(f"{result['cell']}: {result['error']}", markup=False, soft_wrap=True)
+        if result.error:
+            console.print(f"{result.cell}: {result.error}", markup=False, soft_wrap=True)
     for result in results:
-        console.print(f"files in {result['run']}", markup=False, soft_wrap=True)
+        console.print(f"files in {result.run}", markup=False, soft_wrap=True)

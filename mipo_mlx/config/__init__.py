@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from mipo_mlx.config.data import DataConfig
 from mipo_mlx.config.options import (
-    EMBEDDED_MISSING,
-    EMBEDDED_PRESET,
     SECTIONS,
-    DataConfig,
     EvalConfig,
     GenerateConfig,
     RunConfig,
     TrainConfig,
 )
+from mipo_mlx.config.presets import EMBEDDED_MISSING, EMBEDDED_PRESET, rate_for
 from mipo_mlx.config.resolve import (
     all_options,
     check_options,
@@ -36,6 +35,7 @@ __all__ = [
     "all_options",
     "check_options",
     "parse_set",
+    "rate_for",
     "read_toml",
     "resolve",
     "saved_config",

@@ -1,4 +1,4 @@
-"""Every option once: default, unit, range and help text; and what suits the embedded model.
+"""Every option once: default, unit, range and help text.
 
 The command line, TOML files and docs/cli.md are built from these dataclasses; nothing else declares
 a default.
@@ -9,81 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """Declare one option with its default, help text and allowed values (bounds inclusive)."""
-    return field(
-        default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high},
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What the run reads."""
-
-    model: str = option(
-        "embedded", "Model folder, hub id, or 'embedded' for the tiny one in the package."
-    )
-    contexts: str = option(
-        "",
-        "Contexts: JSONL, JSON, CSV, a text file, a folder of notes or a public data set; "
-        "default: the sample.",
-    )
-    prompts: str = option(
-        "",
-        "Prompts: JSONL, JSON, CSV or a text file, a line each; default: 200 everyday prompts with "
-        "contexts of your own, else the sample.",
-    )
-    note_tokens: int = option(
-        2048,
-        "Longer notes of a single user are split at headings into contexts of this many tokens; "
-        "0 never splits.",
-        low=0,
-        high=10_000_000,
-    )
-    objective: str = option(
-        "context",
-        "Raise I(response; context | prompt), or I(prompt; response).",
-        choices=("context", "prompt"),
-    )
-    seed: int = option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
-    offline: bool = option(False, "Refuse the network, the model download included.")
-    held_out_users: float = option(
-        0.2, "Share of your users kept from training for eval.", low=0.0, high=0.9
-    )
-    held_out_prompts: float = option(
-        0.2, "Share of your prompts kept from training for eval.", low=0.0, high=0.9
-    )
-    user_limit: int = option(
-        0, "Most of your users that are read at all, a seeded draw; 0 takes all.", low=0, high=10**9
-    )
-    prompt_limit: int = option(
-        0,
-        "Most of your prompts that are read at all, a seeded draw, but for those that belong to "
-        "one user; 0 takes all.",
-        low=0,
-        high=10**9,
-    )
-    problem_prompts: str = option(
-        "ours",
-        "How problems of a public data set among --prompts are worded: our way or the paper's.",
-        choices=("ours", "paper"),
-    )
-    canaries: int = option(
-        0,
-        "Invented secrets planted in the contexts of training users, a sentence each; eval tells "
-        "whether the adapter gives them away.",
-        low=0,
-        high=3000,
-    )
+from mipo_mlx.config.data import DataConfig
+from mipo_mlx.config.option import option
 
 
 @dataclass(frozen=True)
@@ -110,9 +37,47 @@ class GenerateConfig:
     samples_per_prompt: int = option(
         1, "Answers sampled for each user and prompt, a pair each.", low=1, high=64
     )
-    temperature: float = option(1.0, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
-    top_p: float = option(1.0, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
+    block_users: int = option(
+        0,
+        "Users of a block, among whom answers serve as each other's rejected ones; 0: 4, or one "
+        "more than --num-negatives.",
+        low=0,
+        high=64,
+    )
+    block_prompts: int = option(
+        0,
+        "Prompts of a block, the same for its users; 0: as many as make a step of --batch-size.",
+        low=0,
+        high=4096,
+    )
+    context_template: str = option(
+        "notes",
+        "How a context is put to the model: bare (its text alone), notes, about or told, or a text "
+        "of your own with {context} in it.",
+    )
+    answer_style: str = option(
+        "",
+        "A sentence at the end of every open request, with and without context alike (such as "
+        "'Answer in two or three sentences.').",
+    )
+    sampling: str = option(
+        "",
+        "A preset of temperature, top-p and min-p: paper is 0.1, 0.9 and off.",
+        choices=("", "paper"),
+    )
+    temperature: float = option(0.7, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
+    top_p: float = option(0.9, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
+    min_p: float = option(
+        0.0,
+        "Leave out tokens less likely than this share of the likeliest; 0 is off.",
+        low=0.0,
+        high=1.0,
+    )
     max_tokens: int = option(256, "Most new tokens an answer, in tokens.", low=1, high=100_000)
+    drop_truncated: bool = option(
+        False,
+        "Leave out answers cut off at --max-tokens; else they are trained on without an end.",
+    )
     generate_batch_size: int = option(
         0,
         "Answers sampled side by side, 0: as memory allows; never changes their text.",
@@ -135,14 +100,15 @@ class GenerateConfig:
     enable_thinking: bool = option(False, "Let models that can think do so before they answer.")
     keep_thinking: bool = option(False, "Keep <think> blocks in the answers that are trained on.")
     min_pmi: float = option(
-        -1000.0, "Drop pairs with a smaller PMI, in nats; -1000 is off.", low=-1000.0, high=1000.0
+        -1000.0,
+        "Drop pairs with a smaller PMI, in nats, which opens blocks; -1000 is off.",
+        low=-1000.0,
+        high=1000.0,
     )
     length_ratio: float = option(
-        0.0, "Drop pairs with one answer this many times longer; 0 is off.", low=0.0, high=1000.0
+        0.0, "Pair no answers of which one is this many times longer; 0 is off.", low=0.0, high=1e3
     )
-    same_language: bool = option(
-        False, "Drop pairs with an answer in another language than its prompt."
-    )
+    same_language: bool = option(False, "Drop answers in another language than their prompt.")
     match_lengths: bool = option(
         False, "Drop pairs until chosen and rejected answers are equally long on average."
     )
@@ -182,12 +148,23 @@ class TrainConfig:
     infonce_temperature: float = option(
         100.0, "Temperature of the infonce loss.", low=1e-6, high=1e6
     )
-    learning_rate: float = option(1e-5, "Peak learning rate of AdamW.", low=0.0, high=1.0)
+    learning_rate: float = option(
+        0.0,
+        "Peak learning rate of AdamW; 0: by the model's size, 1e-4 as measured at 135M parameters, "
+        "guesses above.",
+        low=0.0,
+        high=1.0,
+    )
     epochs: int = option(1, "Passes over the pairs.", low=1, high=1000)
     max_steps: int = option(
         0, "Stop after this many optimizer steps; 0 is no limit.", low=0, high=1_000_000_000
     )
-    batch_size: int = option(4, "Pairs a batch.", low=1, high=4096)
+    batch_size: int = option(
+        16,
+        "Pairs a batch, which holds whole blocks: as many as it has room for, at least one.",
+        low=1,
+        high=4096,
+    )
     gradient_accumulation_steps: int = option(
         1, "Batches an optimizer step; the mean is over their pairs.", low=1, high=4096
     )
@@ -247,7 +224,12 @@ class TrainConfig:
         0, "Stop after this many validations without a better loss; 0 never.", low=0, high=10**6
     )
     stop_saturated: bool = option(
-        False, "Stop when over ten steps accuracy is above 0.99 and the loss below 0.05."
+        True, "Stop when over ten steps accuracy is above 0.99 and the loss below 0.05."
+    )
+    stop_diverged: bool = option(
+        True,
+        "Stop when over ten steps the loss is a quarter above that of the first step while the KL "
+        "to the reference climbs.",
     )
     kl_budget: float = option(
         0.0,
@@ -366,16 +348,3 @@ SECTIONS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
 }
-
-# What suits the embedded 1M model; a default layer of its own, below TOML and flags.
-EMBEDDED_PRESET: dict[str, Any] = {
-    "max_tokens": 48,
-    "min_pmi": 0.5,
-    "beta": 1.0,
-    "learning_rate": 3e-4,
-    "batch_size": 16,
-    "epochs": 2,
-}
-
-# Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
-EMBEDDED_MISSING: dict[str, Any] = {"learning_rate": 2e-5, "epochs": 1}

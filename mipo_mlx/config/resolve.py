@@ -14,13 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from mipo_mlx.config.options import (
-    EMBEDDED_MISSING,
-    EMBEDDED_PRESET,
-    SECTIONS,
-    DataConfig,
-    RunConfig,
-)
+from mipo_mlx.config.data import DataConfig
+from mipo_mlx.config.options import SECTIONS, RunConfig
+from mipo_mlx.config.presets import BEFORE, EMBEDDED_MISSING, EMBEDDED_PRESET, SAMPLING_PRESETS
 from mipo_mlx.errors import ConfigError
 
 
@@ -141,8 +137,9 @@ def resolve(
     Raises:
         ConfigError: an unknown name, a wrong type or a value out of range.
     """
-    given = dict(toml or {})
-    given.update({key: value for key, value in (flags or {}).items() if value is not None})
+    given: dict[str, Any] = {}
+    for layer in (toml or {}, {k: v for k, v in (flags or {}).items() if v is not None}):
+        given |= SAMPLING_PRESETS.get(layer.get("sampling", ""), {}) | dict(layer)
     model = given.get("model", DataConfig.model)
     layers = dict(EMBEDDED_PRESET) if model == "embedded" else {}
     if model == "embedded" and given.get("negatives") == "missing":
@@ -183,6 +180,9 @@ def text_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def saved_config(run: Path) -> dict[str, Any] | None:
-    """Flat options of an earlier step of this run, or None for a fresh directory."""
+    """Flat options of an earlier step of this run, or None for a fresh directory.
+
+    Options that were not there yet are what was done then.
+    """
     path = run / "config.toml"
-    return read_toml(path) if path.is_file() else None
+    return {**BEFORE, **read_toml(path)} if path.is_file() else None

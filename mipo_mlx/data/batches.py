@@ -14,20 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 8  # batches whose rows are sorted by length together
-
 
 @dataclass(frozen=True)
 class EncodedPair:
     """A pair as token ids; ``responses`` holds chosen, then rejected.
 
-    Pairs of one ``group`` share the tokens that all their prompts start with; "" shares none.
+    Pairs of one ``group`` share the tokens that all their prompts start with; "" shares none. Those
+    of one ``block`` belong in one step; "" is a block of its own.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     group: str = ""
+    block: str = ""
 
     @property
     def length(self) -> int:
@@ -49,35 +49,33 @@ def pad_right(rows: Sequence[Sequence[int]], least: int = 0) -> tuple[np.ndarray
 def batches(
     pairs: Sequence[EncodedPair], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of an epoch: every pair once, all batches full but one, seeded.
+    """Indices of an epoch's steps: every pair once, the pairs of a block in one step, seeded.
 
-    Pairs of one context come together, so that a batch forwards it once; which of its pairs meet,
-    and the order of batches, is drawn anew each epoch. What does not fill a batch of its own is
-    sorted by length within windows of eight batches, for little padding.
+    Whole blocks are packed into steps of at most ``batch_size`` pairs, the largest first and each
+    where it leaves the least room; a larger block is a step of its own. A pair without a block is
+    a block, so pairs from elsewhere meet at random. Which blocks meet and the order of steps are
+    drawn anew each epoch; how many steps there are depends on the blocks' sizes alone.
     """
     rng = random.Random(f"{seed}:{epoch}:batches")
-    by_group: dict[str, list[int]] = {}
+    by_block: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
-        by_group.setdefault(pair.group or f"\0{index}", []).append(index)
-    groups = list(by_group.values())
-    rng.shuffle(groups)
+        by_block.setdefault(pair.block or f"\0{index}", []).append(index)
+    blocks = list(by_block.values())
+    rng.shuffle(blocks)
+    blocks.sort(key=len, reverse=True)
+    open_steps: dict[int, list[list[int]]] = {}  # room -> steps with that much
     made: list[list[int]] = []
-    windows: list[list[list[int]]] = [[]]
-    held = 0
-    for group in groups:
-        rng.shuffle(group)
-        whole = len(group) - len(group) % batch_size
-        made += [group[i : i + batch_size] for i in range(0, whole, batch_size)]
-        if whole < len(group):
-            windows[-1].append(group[whole:])
-            held += len(group) - whole
-            if held >= batch_size * WINDOW:
-                windows.append([])
-                held = 0
-    rest: list[int] = []
-    for window in windows:
-        for group in sorted(window, key=lambda group: max(pairs[i].length for i in group)):
-            rest += group
-    made += [rest[i : i + batch_size] for i in range(0, len(rest), batch_size)]
+    for block in blocks:
+        fit = min((r for r, steps in open_steps.items() if steps and r >= len(block)), default=None)
+        if fit is None:
+            step: list[int] = []
+            made.append(step)
+            room = batch_size
+        else:
+            step, room = open_steps[fit].pop(), fit
+        step += block
+        open_steps.setdefault(max(0, room - len(block)), []).append(step)
     rng.shuffle(made)
+    for step in made:  # those of a context side by side, for ranks that share a step
+        step.sort(key=lambda index: (pairs[index].group, index))
     return made

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mipo_mlx.data.language import language_of
-from mipo_mlx.types import PreferencePair
+from mipo_mlx.grading.text import declines
+from mipo_mlx.types import PreferencePair, Response
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
     row: dict[str, Any] = {"id": pair.id, "prompt": [dict(m) for m in pair.messages]}
     for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         row[side] = [{"role": "assistant", "content": response.text}]
-    for name in ("context_id", "prompt_id", "negative_context_id", "negative_prompt_id"):
+    for name in ("context_id", "prompt_id", "negative_context_id", "negative_prompt_id", "block"):
         row[name] = getattr(pair, name)
     for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         row[f"{side}_token_ids"] = list(response.token_ids)
@@ -28,65 +29,34 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
     return row
 
 
-REFUSAL = re.compile(
-    r"\W*(i['\u2019]?m sorry|i am sorry|sorry|unfortunately|i apologi[sz]e)?\W*(but )?"
-    r"(i (can(no|['\u2019])t|am not able to|am unable to|won['\u2019]t)"
-    r" (help|assist|do|answer|provide|comply|share)|as an ai\b)",
-    re.IGNORECASE,
-)
-REASONS = (
-    "equal", "near_equal", "empty", "cut_off", "thinking", "refusal", "language", "length", "pmi",
-)  # fmt: skip
+ANSWER_REASONS = ("empty", "cut_off", "thinking", "refusal", "language")
 
 
-def _plain(text: str) -> str:
-    """Words alone, in one case."""
+def plain(text: str) -> str:
+    """Words alone, in one case: answers that differ in nothing else are as good as equal."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _foreign(pair: PreferencePair) -> bool:
-    """Whether an answer is in another language than its prompt, where both can be told."""
-    asked = language_of(pair.messages[-1]["content"])
-    said = {language_of(side.text) for side in (pair.chosen, pair.rejected)} - {""}
-    return bool(asked) and bool(said - {asked})
+def drop_reason(
+    prompt: str, answer: Response, *, same_language: bool = False, drop_truncated: bool = False
+) -> str:
+    """Why an answer cannot be trained on, one of ``ANSWER_REASONS``, or nothing.
 
-
-def drop_reason(pair: PreferencePair, same_language: bool = False) -> str:
-    """Why a pair cannot be trained on, one of ``REASONS``, or nothing.
-
-    ``near_equal``: the same words, whatever case, space and punctuation. ``thinking``: a block of
-    thoughts that has no end or no start. ``refusal``: an answer that starts as English refusals do.
+    ``thinking``: a block of thoughts that has no end or no start. ``refusal``: an answer that
+    starts as English refusals do. ``language``: another one than the prompt's, where both can be
+    told.
     """
-    sides = (pair.chosen, pair.rejected)
-    one, other = (side.text.strip() for side in sides)
-    if any(side.finish_reason == "length" for side in sides):
+    text = answer.text.strip()
+    if drop_truncated and answer.finish_reason == "length":
         return "cut_off"
-    if any(("<think>" in side.text) != ("</think>" in side.text) for side in sides):
+    if ("<think>" in text) != ("</think>" in text):
         return "thinking"
-    if not one or not other:
+    if not text:
         return "empty"
-    if one == other:
-        return "equal"
-    if _plain(one) == _plain(other):
-        return "near_equal"
-    if any(REFUSAL.match(side.text) for side in sides):
+    if declines(answer.text):
         return "refusal"
-    return "language" if same_language and _foreign(pair) else ""
-
-
-def filter_pairs(
-    pairs: Sequence[PreferencePair], *, same_language: bool = False
-) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Pairs worth training on, and counts of the others by reason."""
-    counts = dict.fromkeys(REASONS, 0)
-    kept = []
-    for pair in pairs:
-        reason = drop_reason(pair, same_language)
-        if reason:
-            counts[reason] += 1
-        else:
-            kept.append(pair)
-    return kept, counts
+    asked = language_of(prompt) if same_language else ""
+    return "language" if asked and language_of(answer.text) not in ("", asked) else ""
 
 
 def _tokens(pair: PreferencePair) -> tuple[int, int]:
@@ -146,6 +116,7 @@ def pmi_summary(pairs: Sequence[PreferencePair]) -> dict[str, float]:
         **{name: round(values[index], 3) for index, name in cuts},
         "mean": round(sum(values) / len(values), 3),
         "context_used": round(used, 3),
+        "pairs": len(values),
     }
 
 

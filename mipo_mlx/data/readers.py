@@ -204,7 +204,7 @@ def _pair(row: Row, number: int, source: str) -> list[PreferencePair]:
     else:
         messages = [{"role": "text", "content": text_field(row, ("prompt",))}]
         chosen, rejected = text_field(row, ("chosen",)), text_field(row, ("rejected",))
-    names = ("context_id", "prompt_id", "negative_context_id", "negative_prompt_id")
+    names = ("context_id", "prompt_id", "negative_context_id", "negative_prompt_id", "block")
     pair = PreferencePair(
         id=id_field(row, f"line{number}"),
         messages=tuple(messages),

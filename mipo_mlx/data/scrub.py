@@ -8,25 +8,20 @@ like) wherever it stands. Not covered: other spellings, translations, digits set
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from mipo_mlx.data.files import lines
-from mipo_mlx.data.pairs import drop_reason
+from mipo_mlx.data.pairs import plain
 from mipo_mlx.errors import DataError
+from mipo_mlx.grading.text import normalise, sentences
 from mipo_mlx.types import PreferencePair
 
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n+"
-)
 _JOINED = (  # Thai to Myanmar, Khmer, kana, Han, Hangul, and Han beyond the first plane
     "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-_SAME = str.maketrans("\u2018\u2019\u02bc\u2010\u2011", "'''--")
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ def read_held(path: Path) -> list[str]:
     """
     found: dict[str, None] = {}
     for number, line in lines(path):
-        text = normal(line)
+        text = normalise(line)
         if not any(map(str.isalnum, text)):
             raise DataError(
                 f"{path}:{number}: holds no letter or digit.", "one string a line, such as a name"
@@ -61,14 +56,6 @@ def read_held(path: Path) -> list[str]:
     if not found:
         raise DataError(f"{path}: holds no strings.", "one string a line that must not be taught")
     return list(found)
-
-
-def normal(text: str) -> str:
-    """NFKC, caseless, without invisible characters, runs of space as one."""
-    for _ in range(2):  # folding case can undo the form
-        text = unicodedata.normalize("NFKC", text).casefold()
-    seen = "".join(c for c in text.translate(_SAME) if unicodedata.category(c) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", seen).split())
 
 
 def pattern(held: Sequence[str]) -> re.Pattern[str]:
@@ -83,27 +70,21 @@ def pattern(held: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(parts) or r"(?!)")
 
 
-def _sentences(text: str) -> list[str]:
-    """Sentences and lines with the space after them; joined they are the text."""
-    cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(cuts) if a < b]
-
-
 def scrub(text: str, stated: re.Pattern[str]) -> str:
     """The text without the sentences that state a string; it then states none.
 
     A string that runs over several sentences takes all of them along.
     """
-    if not stated.search(normal(text)):
+    if not stated.search(normalise(text)):
         return text
-    left = _sentences(text)
+    left = sentences(text)
     width = 1
-    while stated.search(normal("".join(left))):
+    while stated.search(normalise("".join(left))):
         at = next(
             (
                 start
                 for start in range(len(left) - width + 1)
-                if stated.search(normal("".join(left[start : start + width])))
+                if stated.search(normalise("".join(left[start : start + width])))
             ),
             None,
         )
@@ -132,7 +113,7 @@ def scrub_pairs(pairs: Sequence[PreferencePair], held: Sequence[str]) -> Scrubbe
         made = replace(
             pair, chosen=chosen, ref_chosen_logps=None, ref_rejected_logps=None, pmi=None
         )
-        if drop_reason(made) in ("empty", "equal", "near_equal"):
+        if not text or plain(text) == plain(pair.rejected.text):
             dropped += 1
         else:
             kept.append(made)

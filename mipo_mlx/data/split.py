@@ -9,6 +9,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from mipo_mlx.errors import ConfigError
+from mipo_mlx.types import PreferencePair
+
 T = TypeVar("T")
 
 
@@ -51,3 +54,41 @@ def split(items: Mapping[str, T], share: float, seed: int) -> tuple[list[T], lis
     train = [item for name, item in items.items() if name not in chosen]
     held = [item for name, item in items.items() if name in chosen]
     return train, held
+
+
+def _meeting(pairs: Sequence[PreferencePair]) -> dict[str, str]:
+    """By id of a context, one that stands for all whom its answers meet, directly or not."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for pair in pairs:
+        find(pair.context_id)
+        if pair.negative_context_id:
+            leader[find(pair.negative_context_id)] = find(pair.context_id)
+    return {name: find(name) for name in leader}
+
+
+def held_pairs(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[bool]:
+    """Which pairs validate instead of train.
+
+    Those of other users; where they can be, of whole circles of users who meet, so that no answer
+    of theirs is rejected in training and no block is torn. With one user, of other prompts.
+
+    Raises:
+        ConfigError: all pairs are of one user and one prompt.
+    """
+    users = [pair.context_id for pair in pairs]
+    circle = _meeting(pairs)
+    names = [circle[user] for user in users]
+    if len(set(names)) < 2:
+        names = users if len(set(users)) > 1 else [pair.prompt_id or pair.id for pair in pairs]
+    if len(set(names)) < 2:
+        raise ConfigError(
+            "--validation needs pairs of at least two users or prompts.", "leave it out"
+        )
+    held = set(split({name: name for name in names}, share, seed)[1])
+    return [name in held for name in names]

@@ -1,6 +1,6 @@
 """Nothing else worse: base against adapter on problems with known answers, in two modes.
 
-*Generation*: greedy answers, their final number or choice read by ``data.finals``. Each is one of
+*Generation*: greedy answers, their final number or choice read by ``grading.final_answer``. Each is
 correct, wrong, unparsed (finished, but nothing to read) or cut off (before a whole final answer).
 *Letters*: log-likelihood of "The answer is: L" after the prompt, for every label L that is offered;
 the likeliest is the model's choice, and their entropy is split by whether it is right.
@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -27,19 +26,20 @@ from mipo_mlx.data.benchmarks import read_task
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.errors import ConfigError, DataError
-from mipo_mlx.evaluation.metrics import letter_rows
-from mipo_mlx.evaluation.study import SIDES, Section, Subject, Table
+from mipo_mlx.evaluation.comparison import row_among
+from mipo_mlx.evaluation.metrics import Columns, letter_rows
+from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import AnswerJournal, Ask, encode, sample, wrapper_of
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import AnswerJournal, Ask, encode, sample
 from mipo_mlx.grading import benchmark_prompts
 from mipo_mlx.grading.final_answer import final_answer, is_right, offered
 from mipo_mlx.inference.scoring import score
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.results import change, outcome, told
-from mipo_mlx.stats.intervals import paired_bootstrap_among
+from mipo_mlx.results import SIDES, Json, MetricRow
+from mipo_mlx.results.findings import BenchmarkFindings
+from mipo_mlx.stats.bootstrap import Counted
 from mipo_mlx.types import Progress, Prompt, Response
 
-Columns = dict[str, np.ndarray]
 REPEATED = 0.05  # share of a file's problems that may repeat those of training, and are left out
 
 # figure -> (its column, the column of those that count for it or "", unit)
@@ -179,125 +179,62 @@ def grade_letters(prompts: Sequence[Prompt], logps: Sequence[Sequence[float]]) -
     }
 
 
-def measure(
-    lm: LanguageModel,
-    task: Task,
-    generate: GenerateConfig,
-    *,
-    max_tokens: int,
-    on_progress: Progress,
-    who: str,
-    journal: AnswerJournal | None = None,
-) -> Columns:
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    Attributes:
+        generate: greedily.
+        stage: what this is called.
+        on_progress: told of stages.
+        journal: keeps the answers.
+    """
+
+    generate: GenerateConfig
+    stage: str
+    on_progress: Progress
+    journal: AnswerJournal | None = None
+
+
+def measure(lm: LanguageModel, task: Task, asking: Asking) -> Columns:
     """Columns of one model on one task, generation and, for choices, letters."""
-    greedy = replace(generate, temperature=0.0, top_p=1.0, max_tokens=max_tokens)
     wanted = [Ask(None, prompt) for prompt in task.prompts]
-    answers = sample(lm, wanted, greedy, 0, on_progress, f"{who}: {task.name}", journal)
+    answers = sample(
+        lm, wanted, asking.generate, 0, asking.on_progress, asking.stage, asking.journal
+    )
     columns = grade_answers(task.prompts, [answers[ask.key] for ask in wanted])
     if all(prompt.kind == "choice" for prompt in task.prompts):
         logps: list[tuple[float, ...]] = []
-        stage = f"{who}: {task.name}, letters"
-        for row in score(lm, letter_rows(lm, task.prompts, greedy)):
+        for row in score(lm, letter_rows(lm, task.prompts, asking.generate)):
             logps.append(row)
-            on_progress(stage, len(logps), len(task.prompts))
+            asking.on_progress(f"{asking.stage}, letters", len(logps), len(task.prompts))
         columns.update(grade_letters(task.prompts, logps))
     return columns
 
 
-def compare(
-    base: Columns, adapter: Columns, *, resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
+def compare(base: Columns, adapter: Columns, *, resamples: int, seed: int) -> dict[str, MetricRow]:
     """Figures with paired bootstrap 95% intervals over problems, by name.
 
-    A figure of some problems only has the count of each side in ``counted``, the lesser as ``n``;
-    one that nothing counts for on a side is left out. ``sd`` is over problems.
+    A figure of some problems only has the count of each side in ``counted``; one that nothing
+    counts for on a side is left out.
     """
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, MetricRow] = {}
     for name, (column, among, unit) in FIGURES.items():
         if column not in base:
             continue
-        sides = []
-        for columns in (base, adapter):
-            counts = columns[among] if among else np.ones(len(columns[column]))
-            sides += [columns[column], counts]
-        if not sides[1].any() or not sides[3].any():
-            continue
-        interval = paired_bootstrap_among(*sides, resamples=resamples, seed=seed)
-        own = [sides[0][sides[1] > 0], sides[2][sides[3] > 0]]
-        figures[name] = {
-            "base": float(own[0].mean()),
-            "adapter": float(own[1].mean()),
-            "delta": interval.delta,
-            "ci95": [interval.low, interval.high],
-            "p": interval.p,
-            "n": min(map(len, own)),
-            "unit": unit,
-        }
-        if among:
-            figures[name]["counted"] = [len(side) for side in own]
-        if unit == "nats":
-            figures[name]["sd"] = [float(side.std()) for side in own]
+        one, two = (
+            Counted(side[column], side[among] if among else np.ones(len(side[column])))
+            for side in (base, adapter)
+        )
+        found = row_among(one, two, unit, resamples, seed)
+        if found and among:
+            found = replace(found, counted=(one.own.size, two.own.size))
+        if found:
+            figures[name] = found
     return figures
 
 
-def sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """What became of a task: its accuracy, then whatever else changed.
-
-    Args:
-        name: of the task.
-        figures: as ``compare`` makes them.
-    """
-    found = []
-    for figure, row in figures.items():
-        words = figure.replace("_", " ")
-        if change(row) != "none seen":
-            found.append(f"{words} {outcome({'resampled': 'problems', **row})}")
-        elif figure == "accuracy":
-            low, high = (told(value, row["unit"], sign=True) for value in row["ci95"])
-            found.append(
-                f"no difference seen in {words} at n = {row['n']} problems (95% interval "
-                f"{low.removesuffix(' points')} to {high})"
-            )
-    return f"{name}: {'; '.join(found)}."
-
-
-def table(names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every figure of every task, base and adapter in two columns; entropies with their sd.
-
-    Args:
-        names: of tasks.
-        metrics: rows ``tasks/NAME/FIGURE``.
-    """
-    body = []
-    for name in names:
-        for figure, (_, _, unit) in FIGURES.items():
-            row = metrics.get(f"tasks/{name}/{figure}")
-            if row is None:
-                continue
-            cells = []
-            for at, side in enumerate(SIDES):
-                spread = f" (sd {row['sd'][at]:.3f})" if "sd" in row else ""
-                share = f"{100 * row[side]:.1f}%"
-                cells.append(share if unit.startswith("share") else f"{row[side]:.3f}{spread}")
-            counted = " and ".join(map(str, dict.fromkeys(row.get("counted", [row["n"]]))))
-            low, high = row["ci95"]
-            body.append(
-                [
-                    f"{name}: {figure.replace('_', ' ')}",
-                    *cells,
-                    f"{row['delta']:+.3f} [{low:+.3f}, {high:+.3f}]",
-                    counted,
-                ]
-            )
-    return Table(
-        "Answers are greedy; choice entropy is over the labels offered, in nats, its mean and sd "
-        "over problems, and right and wrong are by the likeliest label.",
-        ["task", *SIDES, "difference, 95% interval", "problems"],
-        body,
-    )
-
-
-class TaskStudy:
+class TaskStudy(Study):
     """``--tasks`` as a study: is anything else worse?"""
 
     name = "tasks"
@@ -319,42 +256,32 @@ class TaskStudy:
         """
         path = self.run / "pairs.jsonl"
         pairs = read_pairs(path) if path.is_file() else []
-        trained = {message["content"] for pair in pairs for message in pair.messages}
+        wrapper = wrapper_of(self.config.generate)
+        trained = {wrapper.unwrapped(m) for pair in pairs for m in pair.messages}
         refuse_trained(self.tasks, trained)
         check_window(lm, self.tasks, self.config.generate, self.config.eval.task_max_tokens)
 
-    def measure(self, subject: Subject) -> Section:
+    def measure(self, subject: Subject) -> Measured:
         """Metrics ``tasks/NAME/FIGURE``."""
         options = self.config.eval
-        metrics: dict[str, Any] = {}
-        details: dict[str, Any] = {}
-        lines: list[str] = []
+        metrics: dict[str, MetricRow] = {}
+        details: Json = {}
+        greedy = replace(
+            self.config.generate, temperature=0.0, top_p=1.0, max_tokens=options.task_max_tokens
+        )
         for task in self.tasks:
             columns = {}
             for side in SIDES:
-                with subject.side(side):
-                    columns[side] = measure(
-                        subject.lm,
-                        task,
-                        self.config.generate,
-                        max_tokens=options.task_max_tokens,
-                        on_progress=subject.on_progress,
-                        who=side,
-                        journal=subject.journal(f"{side}: {task.name}"),
-                    )
-            base, tuned = columns["base"], columns["adapter"]
-            figures = compare(base, tuned, resamples=options.resamples, seed=self.config.data.seed)
-            metrics.update({f"tasks/{task.name}/{name}": row for name, row in figures.items()})
-            lines.append(sentence(task.name, figures))
-            details[task.name] = result(task, options.task_prompts, base, tuned)
-        return Section(
-            title="Other tasks",
-            about="Problems with known answers, to see whether anything else became worse.",
-            lines=lines,
-            metrics=metrics,
-            tables=[table([task.name for task in self.tasks], metrics)],
-            details=details,
-        )
+                with subject.side(side) as lm:
+                    who = f"{side}: {task.name}"
+                    asking = Asking(greedy, who, subject.on_progress, subject.journal(who))
+                    columns[side] = measure(lm, task, asking)
+            figures = compare(
+                *columns.values(), resamples=options.resamples, seed=self.config.data.seed
+            )
+            metrics |= {f"tasks/{task.name}/{name}": row for name, row in figures.items()}
+            details[task.name] = result(task, options.task_prompts, columns)
+        return Measured(BenchmarkFindings([task.name for task in self.tasks]), metrics, details)
 
 
 def prepare(run: Path, config: RunConfig, inputs: Inputs) -> TaskStudy | None:
@@ -371,11 +298,13 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> TaskStudy | None:
     return TaskStudy(run, config, tasks) if tasks else None
 
 
-def result(task: Task, style: str, base: Columns, adapter: Columns) -> dict[str, Any]:
+def result(task: Task, style: str, columns: Mapping[str, Columns]) -> Json:
     """What ``eval.json`` keeps of a task: every column of both models, an entry a problem."""
     return {
         "wording": benchmark_prompts.version(style),
         "ids": [prompt.id for prompt in task.prompts],
-        "base": {name: column.tolist() for name, column in base.items()},
-        "adapter": {name: column.tolist() for name, column in adapter.items()},
+        **{
+            side: {name: column.tolist() for name, column in own.items()}
+            for side, own in columns.items()
+        },
     }

@@ -7,31 +7,19 @@ missing-context negatives, at twice the cost of an answer and none of training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mipo_mlx.config import RunConfig
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.evaluation.comparison import row, units
-from mipo_mlx.evaluation.metrics import UNITS, Columns, columns_of, known_values
-from mipo_mlx.evaluation.study import Section, Subject, Table
+from mipo_mlx.evaluation.comparison import CONTRASTED, draws_of, means_of, row
+from mipo_mlx.evaluation.metrics import Columns, columns_of
+from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask, sample
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, sample
-from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.results import change, told, told_ends
+from mipo_mlx.results import METRICS, Json, MetricRow
+from mipo_mlx.results.findings import ControlFindings
 
-# what the tables of controls show: metric -> heading
-SHOWN = {
-    "personalization/own_context_rate": "own context",
-    "personalization/wrong_fact_rate": "wrong fact",
-    "information/context_accuracy": "context accuracy",
-    "information/pmi": "PMI",
-    "control/swapped_context_gap": "swapped gap",
-    "length/response_tokens": "tokens",
-}
 MOST = 100.0  # a
 
 
@@ -55,46 +43,18 @@ def cad_weights(text: str) -> list[float]:
     return found
 
 
-def means_table(contestants: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Table:
-    """Means of the named metrics, a row a contestant; empty where it has no values.
-
-    Args:
-        contestants: values by metric, by who gave the answers.
-        names: of ``SHOWN``.
-    """
-    heads = [f"{SHOWN[n]} (nats)" if UNITS[n] == "nats" else SHOWN[n] for n in names]
-    body = [
-        [who, *(told(float(np.mean(own[n])), UNITS[n]) if n in own else "" for n in names)]
-        for who, own in contestants.items()
-    ]
-    return Table("Means over held-out answers", ["answers of", *heads], body)
-
-
-def finding(name: str, figure: Mapping[str, Any], who: str, other: str) -> str:
-    """A sentence on one difference between two, ``other`` less ``who`` in the row."""
-    unit = figure["unit"]
-    size = f"{told(figure['base'], unit)} and {told(figure['adapter'], unit)}"
-    where = f"95% interval of the difference {told_ends(figure['ci95'], unit)}"
-    found = change(figure)
-    if "p_holm" in figure:
-        where += f", Holm p {figure['p_holm']:.2g}"
-    if found == "none seen":
-        return f"{SHOWN[name]}: no difference seen between {who} and {other} ({size}; {where})."
-    word = "above" if found == "rose" else "below"
-    return f"{SHOWN[name]}: {other} is {word} {who} ({size}; {where})."
-
-
-class ControlStudy:
+class ControlStudy(Study):
     """``--cad`` as a study."""
 
     name = "controls"
-    digest = "1"  # changes whenever the same options give other numbers
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.weights = weights
 
-    def check(self, lm: LanguageModel) -> None:
-        """Nothing more is needed of the model."""
+    @property
+    def digest(self) -> str:
+        """Changes whenever the same options give other numbers."""
+        return "1"
 
     def _decoded(self, subject: Subject, a: float) -> Columns:
         """Columns of the base's answers by context-aware decoding."""
@@ -111,49 +71,36 @@ class ControlStudy:
                 subject.journal(stage),
                 contrast=a,
             )
-            known = known_values(subject.inputs.train_contexts + subject.inputs.held_contexts)
-            return columns_of(
-                lm, subject.groups, answers, known, config.generate, subject.on_progress, who
-            )
+            return columns_of(lm, subject.asked, answers, who)
 
-    def measure(self, subject: Subject) -> Section:
-        """A table of contestants, and how the adapter compares with each control."""
+    def measure(self, subject: Subject) -> Measured:
+        """Contestants, and how the adapter compares with each control."""
         adapter = subject.columns["adapter"]
         contestants = {"base, prompted with the context": subject.columns["base"]}
         for a in self.weights:
             contestants[f"base, context-aware decoding, a = {a:g}"] = self._decoded(subject, a)
-        resampled, clusters = units(subject.items)
-        lines, details = [], {}
+        options = subject.config.eval
+        draws = draws_of(subject.items, options.resamples, subject.config.data.seed)
+        differences: dict[str, dict[str, MetricRow]] = {}
+        details: Json = {}
         for who, columns in list(contestants.items())[1:]:
-            figures = {
+            rows = {
                 name: row(
                     columns[name],
                     adapter[name],
-                    clusters[: len(columns[name])],
-                    unit=UNITS[name],
-                    resampled=resampled,
-                    resamples=subject.config.eval.resamples,
-                    seed=subject.config.data.seed,
+                    METRICS[name].unit,
+                    draws.first(columns[name].size),
                 )
-                for name in SHOWN
+                for name in CONTRASTED
                 if name in columns
             }
-            first = next(iter(figures))
-            lines.append(finding(first, figures[first], who, "the adapter"))
+            differences[who] = rows
             details[who] = {
-                "differences": figures,
-                "items": {n: [float(f"{v:.6g}") for v in columns[n]] for n in figures},
+                "differences": {name: figure.to_json() for name, figure in rows.items()},
+                "items": {n: [float(f"{v:.6g}") for v in columns[n]] for n in rows},
             }
         contestants["adapter"] = adapter
-        return Section(
-            title="Controls",
-            about="The same users and prompts, answered by the base as it is and by the base with "
-            "context-aware decoding, which needs no training but two forward passes a token. "
-            "Their answers are scored by the base, the adapter's by the adapter.",
-            lines=lines,
-            tables=[means_table(contestants, [name for name in SHOWN if name in adapter])],
-            details=details,
-        )
+        return Measured(ControlFindings(means_of(contestants), differences), {}, details)
 
 
 def prepare(run: Path, config: RunConfig, inputs: Inputs) -> ControlStudy | None:

@@ -2,15 +2,14 @@
 
 A paragraph about nobody is added before or after a user's context, or stands there alone; requests
 that have nothing to do with a user are asked with the user's context. The texts are English ones of
-``bank``.
+``data.builtin``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,65 +17,76 @@ from mipo_mlx.config import GenerateConfig
 from mipo_mlx.data import builtin
 from mipo_mlx.data.readers import read_prompts
 from mipo_mlx.errors import DataError
+from mipo_mlx.evaluation.comparison import Asked, titled_rows
 from mipo_mlx.evaluation.metrics import Columns
 from mipo_mlx.evaluation.responses import Part, ask_both, own_answers, spread
-from mipo_mlx.evaluation.rows import Figure, rows, sentences
-from mipo_mlx.evaluation.study import SIDES, Subject, Table
-from mipo_mlx.generation.pairs import Ask, encode
+from mipo_mlx.evaluation.study import Subject
+from mipo_mlx.generation.answers import Ask, encode
 from mipo_mlx.grading.facts import grade, stated
 from mipo_mlx.grading.ngrams import copied_share
 from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.reference import group_of
 from mipo_mlx.inference.scoring import score
 from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.results import SIDES, Metric, MetricRow
+from mipo_mlx.results.findings import Distraction
 from mipo_mlx.types import Context
 
 SHIFT = "nats a token by which an answer's log-prob moves, up or down, when the paragraph is added"
 FIGURES = {
-    "own_context_change": Figure(
+    "own_context_change": Metric(
         "change of the own context rate",
         "share of answers with a fact of their user and none of another's, less that without it",
         "difference of shares",
         1,
     ),
-    "wrong_fact_change": Figure(
+    "wrong_fact_change": Metric(
         "change of the wrong fact rate",
         "share of answers with a fact of somebody else, less that without it",
         "difference of shares",
         -1,
     ),
-    "unmoved": Figure("unmoved answers", "word for word as without it", "share of answers", 1),
-    "logp_shift": Figure("move of log-probs", SHIFT, "nats a token", -1),
-    "own_fact_rate": Figure(
+    "unmoved": Metric("unmoved answers", "word for word as without it", "share of answers", 1),
+    "logp_shift": Metric("move of log-probs", SHIFT, "nats a token", -1),
+    "own_fact_rate": Metric(
         "facts stated unasked", "answers that state a fact of their user", "share of answers", -1
     ),
-    "fact_rate": Figure(
+    "fact_rate": Metric(
         "facts made up",
         "answers that state a fact of anybody but the user",
         "share of answers",
         -1,
     ),
-    "copied": Figure(
+    "copied": Metric(
         "copying", "4-grams that stand in the context word for word", "of 4-grams", -1
     ),
 }
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a section gets from one kind of request.
+class Measured:
+    """What one kind of request gives; no columns where none fits the model's window.
 
     Attributes:
-        metrics, lines, tables: as in ``Section``.
-        columns: by name of a part, then by side.
+        findings: what there is to tell beyond the rows.
+        metrics: rows by full name.
+        columns: by name of the part, then by side.
         parts: answers that were sampled.
     """
 
-    metrics: dict[str, Any]
-    lines: list[str]
-    tables: list[Table] = field(default_factory=list)
-    columns: dict[str, dict[str, Columns]] = field(default_factory=dict)
-    parts: list[Part] = field(default_factory=list)
+    findings: Distraction
+    metrics: Mapping[str, MetricRow] = field(default_factory=dict)
+    columns: Mapping[str, dict[str, Columns]] = field(default_factory=dict)
+    parts: Sequence[Part] = ()
+
+
+def _measured(
+    subject: Subject, findings: Distraction, columns: dict[str, Columns], plain: Part, part: Part
+) -> Measured:
+    """Rows of a part whose answers stand beside those of ``plain``."""
+    asked = Asked(f"retention/{part.name}", part.words, plain.items)
+    rows = titled_rows(asked, columns, FIGURES, subject.config)
+    return Measured(findings, rows, {part.name: columns}, [part])
 
 
 def distracted(context: Context | None, paragraph: str, *, before: bool) -> Context:
@@ -181,23 +191,14 @@ def _paragraph_columns(
     return columns
 
 
-def _paragraph_table(plain: Part, more: Part, known: frozenset[str]) -> list[Table]:
-    """Rates of both without and with a paragraph, or nothing where facts are not known."""
-    body = []
-    for index, name in enumerate(("own context rate", "wrong fact rate")):
-        cells = []
-        for side in SIDES:
-            for part in (plain, more):
-                graded = _graded(part, side, known)
-                if graded is None:
-                    return []
-                cells.append(f"{100 * graded[index].mean():.1f}%")
-        body.append([name, *cells])
-    head = ["base", "base, with paragraph", "adapter", "adapter, with paragraph"]
-    caption = (
-        f"{len(plain.asks)} answers without and with an irrelevant paragraph beside the context."
-    )
-    return [Table(caption, ["metric", *head], body)]
+def _paragraph_rates(plain: Part, more: Part, known: frozenset[str]) -> dict[str, Sequence[float]]:
+    """Rates of base and adapter, without and with a paragraph; none without known facts."""
+    graded = [_graded(part, side, known) for side in SIDES for part in (plain, more)]
+    whole = [one for one in graded if one is not None]
+    if len(whole) < len(graded):
+        return {}
+    names = ("own context rate", "wrong fact rate")
+    return {name: [float(one[at].mean()) for one in whole] for at, name in enumerate(names)}
 
 
 def _unrelated_columns(part: Part, side: str, known: frozenset[str]) -> Columns:
@@ -211,36 +212,32 @@ def _unrelated_columns(part: Part, side: str, known: frozenset[str]) -> Columns:
     return columns
 
 
-def _beside(subject: Subject, known: frozenset[str], count: int) -> Found:
+def _beside(subject: Subject, known: frozenset[str], count: int) -> Measured:
     """A paragraph before or after the user's context."""
+    name, words = "distracted", "with a paragraph beside the context"
     items = spread([item for item in subject.items if item.context], count)
     kept, asks = added(subject, [Ask(item.context, item.prompt) for item in items])
+    left_out = len(items) - len(kept)
     if not kept:
-        return Found({}, ["No context has room for a paragraph in the model's window."])
+        return Measured(Distraction(name, words, 0, left_out, {}))
     plain = own_answers(subject, kept)
-    more = ask_both(subject, "distracted", "with a paragraph beside the context", asks)
+    more = ask_both(subject, name, words, asks)
     columns = _paragraph_columns(subject, plain, more, known)
-    metrics = rows(
-        "retention/distracted", more.words, columns, plain.items, FIGURES, subject.config
-    )
-    lines = sentences(more.words, metrics, FIGURES)
-    if len(kept) < len(items):
-        lines.append(
-            f"{len(items) - len(kept)} of {len(items)} contexts had no room for a paragraph in the "
-            "model's window and were left out."
-        )
-    tables = _paragraph_table(plain, more, known)
-    return Found(metrics, lines, tables, {"distracted": columns}, [more])
+    rates = _paragraph_rates(plain, more, known)
+    findings = Distraction(name, words, len(kept), left_out, rates)
+    return _measured(subject, findings, columns, plain, more)
 
 
-def _instead(subject: Subject, alone: Part, known: frozenset[str], count: int) -> Found:
+def _instead(subject: Subject, alone: Part, known: frozenset[str], count: int) -> Measured:
     """The paragraph alone, where a context would stand."""
+    name, words = "paragraph", "with a paragraph for a context"
     first = [ask for ask in alone.asks if not ask.sample][:count]
     kept, asks = added(subject, first)
+    left_out = len(first) - len(kept)
     if not kept:
-        return Found({}, [])
+        return Measured(Distraction(name, words, 0, left_out, {}))
     plain = alone.only(kept)
-    more = ask_both(subject, "paragraph", "with a paragraph for a context", asks)
+    more = ask_both(subject, name, words, asks)
     columns = shifts(subject, plain, asks)
     for side in SIDES:
         texts = more.texts(side)
@@ -248,31 +245,26 @@ def _instead(subject: Subject, alone: Part, known: frozenset[str], count: int) -
         columns[side]["unmoved"] = np.array([one == other for one, other in same], float)
         if known:
             columns[side]["fact_rate"] = np.array([grade(t, {}, known).wrong for t in texts], float)
-    metrics = rows("retention/paragraph", more.words, columns, plain.items, FIGURES, subject.config)
-    lines = sentences(more.words, metrics, FIGURES)
-    return Found(metrics, lines, [], {"paragraph": columns}, [more])
+    findings = Distraction(name, words, len(kept), left_out, {})
+    return _measured(subject, findings, columns, plain, more)
 
 
-def _unasked(subject: Subject, known: frozenset[str], count: int) -> Found:
+def _unasked(subject: Subject, known: frozenset[str], count: int) -> Measured:
     """Requests that have nothing to do with the user."""
+    name, words = "unrelated", "to unrelated requests"
     wanted = unrelated(subject, count)
     fits = fitting(subject.lm, wanted, subject.config.generate)
     asks = [ask for ask, fit in zip(wanted, fits, strict=True) if fit]
+    left_out = len(wanted) - len(asks)
     if not asks:
-        return Found({}, ["No unrelated request fits the model's window beside a context."])
-    part = ask_both(subject, "unrelated", "to unrelated requests", asks)
+        return Measured(Distraction(name, words, 0, left_out, {}))
+    part = ask_both(subject, name, words, asks)
     columns = {side: _unrelated_columns(part, side, known) for side in SIDES}
-    metrics = rows("retention/unrelated", part.words, columns, part.items, FIGURES, subject.config)
-    lines = sentences(part.words, metrics, FIGURES)
-    if len(asks) < len(wanted):
-        lines.append(
-            f"{len(wanted) - len(asks)} of {len(wanted)} unrelated requests did not fit the "
-            "model's window beside a context and were left out."
-        )
-    return Found(metrics, lines, [], {"unrelated": columns}, [part])
+    findings = Distraction(name, words, len(asks), left_out, {})
+    return _measured(subject, findings, columns, part, part)
 
 
-def measure(subject: Subject, alone: Part, known: frozenset[str], count: int) -> list[Found]:
+def measure(subject: Subject, alone: Part, known: frozenset[str], count: int) -> list[Measured]:
     """All three, of which two need users.
 
     Args:

@@ -8,40 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mipo_mlx.config import RunConfig
 from mipo_mlx.errors import ConfigError
-from mipo_mlx.evaluation.metrics import Columns, Item, self_bleu4
+from mipo_mlx.evaluation.comparison import Asked, titled_rows
+from mipo_mlx.evaluation.metrics import Columns, self_bleu4
+from mipo_mlx.evaluation.questions import Item
 from mipo_mlx.evaluation.responses import Part, ask_both, rows_of, spread
-from mipo_mlx.evaluation.rows import Figure, rows, sentences
-from mipo_mlx.evaluation.study import SIDES, Section, Subject
+from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask
-from mipo_mlx.grading.ngrams import distinct, normal, similarity
-from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.grading.ngrams import distinct, similarity
+from mipo_mlx.grading.text import normalise
+from mipo_mlx.results import SIDES, Json, Metric
+from mipo_mlx.results.findings import DiversityFindings
 from mipo_mlx.stats.vendi import vendi
 
 FIGURES = {
-    "self_bleu4": Figure(
+    "self_bleu4": Metric(
         "self-BLEU-4", "likeness of answers to one request; lower is more diverse",
         "BLEU, 0 to 100", -1,
     ),
-    "distinct_1": Figure("distinct-1", "different words among all", "of words", 1),
-    "distinct_2": Figure("distinct-2", "different pairs of words among all", "of pairs", 1),
-    "vendi": Figure(
+    "distinct_1": Metric("distinct-1", "different words among all", "of words", 1),
+    "distinct_2": Metric("distinct-2", "different pairs of words among all", "of pairs", 1),
+    "vendi": Metric(
         "Vendi score", "as many quite different answers would be as diverse", "answers", 1
     ),
-    "different": Figure("different answers", "different texts among them", "of answers", 1),
+    "different": Metric("different answers", "different texts among them", "of answers", 1),
 }  # fmt: skip
 WORDS = "to one request"
-ABOUT = (
-    "{samples} answers of each model to the same request, held against each other. This is what to "
-    "read for diversity: self-BLEU across requests, in the main table, falls by itself as answers "
-    "grow specific to their users. Short answers are more distinct word by word."
-)
 
 
 def within(texts: Sequence[str]) -> dict[str, float]:
@@ -51,7 +48,7 @@ def within(texts: Sequence[str]) -> dict[str, float]:
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "vendi": vendi(similarity(texts)),
-        "different": len({normal(text) for text in texts}) / len(texts),
+        "different": len({normalise(text) for text in texts}) / len(texts),
     }
 
 
@@ -62,41 +59,35 @@ def columns_of(part: Part, side: str, samples: int) -> Columns:
     return {name: np.array([values[name] for values in found]) for name in FIGURES}
 
 
-class DiversityStudy:
-    """``--diversity-samples`` as a study."""
+class DiversityStudy(Study):
+    """``--diversity-samples`` as a study; requests are those of eval."""
 
     name = "diversity"
-    digest = ""  # it reads nothing of its own
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
-    def check(self, lm: LanguageModel) -> None:
-        """Nothing can be wrong: requests are those of eval."""
-
-    def measure(self, subject: Subject) -> Section:
+    def measure(self, subject: Subject) -> Measured:
         """Metrics ``diversity/within/FIGURE``; their items are requests."""
         samples = self.config.eval.diversity_samples
-        about = ABOUT.format(samples=samples)
-        if self.config.generate.temperature == 0:
-            line = "Answers are greedy, so all to one request are the same; nothing was measured."
-            return Section("Diversity", about, [line])
+        greedy = self.config.generate.temperature == 0
+        findings = DiversityFindings(samples, greedy)
+        if greedy:
+            return Measured(findings)
         items = spread(subject.items, self.config.eval.diversity_prompts)
         asks = [Ask(item.context, item.prompt, n) for item in items for n in range(samples)]
         part = ask_both(subject, "within", WORDS, asks)
         columns = {side: columns_of(part, side, samples) for side in SIDES}
-        metrics = rows("diversity/within", WORDS, columns, items, FIGURES, self.config)
-        return Section(
-            title="Diversity",
-            about=about,
-            lines=sentences(f"of {samples} answers {WORDS}", metrics, FIGURES),
-            metrics=metrics,
-            details=_details(items, columns),
-            files={"diversity.jsonl": rows_of([part])},
+        asked = Asked("diversity/within", WORDS, items)
+        return Measured(
+            findings,
+            titled_rows(asked, columns, FIGURES, self.config),
+            _details(items, columns),
+            {"diversity.jsonl": rows_of([part])},
         )
 
 
-def _details(items: Sequence[Item], columns: Mapping[str, Columns]) -> dict[str, Any]:
+def _details(items: Sequence[Item], columns: Mapping[str, Columns]) -> Json:
     """A value a request, as ``eval.json`` keeps them."""
     return {
         "requests": [

@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from mipo_mlx.errors import ConfigError
 from mipo_mlx.grading.judge_prompts import duel_id
 from mipo_mlx.run_dir.journal import Journal
 from mipo_mlx.run_dir.store import RunStore
-from mipo_mlx.stats import votes as figures
+from mipo_mlx.stats.intervals import clustered_rate
+from mipo_mlx.stats.tests import kappa, sign_test
 
 FIRST, SECOND, TIE = CHOICES = ("1", "2", "0")
 OTHER = {"base": "adapter", "adapter": "base"}
@@ -78,6 +78,54 @@ class Vote:
     duel: Duel
     first: str
     winner: str
+
+
+@dataclass(frozen=True)
+class VoteRate:
+    """Mean of ``n`` votes with its 95% interval, users as clusters; None of none."""
+
+    rate: float | None
+    ci95: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Agreement(VoteRate):
+    """Share of votes equal to the judge's, and Cohen's kappa; None where chance alone agrees."""
+
+    kappa: float | None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Clear votes for the first and the second answer shown, and the sign test of both."""
+
+    first: int
+    second: int
+    p: float
+
+
+@dataclass(frozen=True)
+class VoteSummary:
+    """What all votes come to, seen from the adapter.
+
+    Attributes:
+        votes, of: votes cast, of so many duels.
+        same_answers: prompts that were not shown, for both answers are the same.
+        users: whose votes belong together.
+    """
+
+    votes: int
+    of: int
+    same_answers: int
+    users: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: VoteRate
+    win_rate_without_ties: VoteRate
+    sides: Sides
+    judge: Agreement | None
 
 
 def _words(row: Row, names: Sequence[str]) -> list[str]:
@@ -184,41 +232,38 @@ class Arena:
             return ""
         return said.winner
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> VoteSummary:
         """Counts, win rates of the adapter with 95% intervals by user, sides, and the judge."""
         votes = list(self.votes.values())
         scores = [SCORES[vote.winner] for vote in votes]
         users = [vote.duel.user for vote in votes]
         clear = [index for index, vote in enumerate(votes) if vote.winner != "tie"]
         sides = [votes[index].winner == votes[index].first for index in clear]
-        return {
-            "votes": len(votes),
-            "of": len(self.duels),
-            "same_answers": self.same,
-            "users": len(set(users)),
-            "wins": scores.count(1.0),
-            "ties": scores.count(0.5),
-            "losses": scores.count(0.0),
-            "win_rate": _rate(scores, users),
-            "win_rate_without_ties": _rate([scores[i] for i in clear], [users[i] for i in clear]),
-            "sides": {
-                "first": sum(sides),
-                "second": len(sides) - sum(sides),
-                "p": figures.sign_test(sum(sides), len(sides) - sum(sides)),
-            },
-            "judge": self._judged(votes),
-        }
+        first, second = sum(sides), len(sides) - sum(sides)
+        return VoteSummary(
+            votes=len(votes),
+            of=len(self.duels),
+            same_answers=self.same,
+            users=len(set(users)),
+            wins=scores.count(1.0),
+            ties=scores.count(0.5),
+            losses=scores.count(0.0),
+            win_rate=_rate(scores, users),
+            win_rate_without_ties=_rate([scores[i] for i in clear], [users[i] for i in clear]),
+            sides=Sides(first, second, sign_test(first, second)),
+            judge=self._judged(votes),
+        )
 
-    def _judged(self, votes: Sequence[Vote]) -> dict[str, Any] | None:
-        """Share of votes equal to the judge's, ties included, and Cohen's kappa; None for none."""
+    def _judged(self, votes: Sequence[Vote]) -> Agreement | None:
+        """With the judge, ties included; None where it said nothing of them."""
         both = [(vote, self.verdict(vote.duel)) for vote in votes if self.verdict(vote.duel)]
         if not both:
             return None
         mine, theirs = [vote.winner for vote, _ in both], [winner for _, winner in both]
         equal = [float(a == b) for a, b in zip(mine, theirs, strict=True)]
-        kappa = figures.kappa(mine, theirs)
+        beyond = kappa(mine, theirs)
         rate = _rate(equal, [vote.duel.user for vote, _ in both])
-        return {**rate, "kappa": None if math.isnan(kappa) else kappa}
+        return Agreement(rate.rate, rate.ci95, rate.n, None if math.isnan(beyond) else beyond)
 
     def export(self, format: str) -> str:
         """Votes in the order of casting, as ``jsonl`` or ``csv``: ids and winners, no texts."""
@@ -241,9 +286,9 @@ class Arena:
         return sheet.getvalue()
 
 
-def _rate(values: Sequence[float], users: Sequence[str]) -> dict[str, Any]:
-    mean, low, high = figures.rate(np.array(values), users)
-    return {"rate": None if math.isnan(mean) else mean, "ci95": [low, high], "n": len(values)}
+def _rate(values: Sequence[float], users: Sequence[str]) -> VoteRate:
+    mean = float(np.mean(values)) if values else None
+    return VoteRate(mean, clustered_rate(np.array(values), users), len(values))
 
 
 def open_arena(run: Path, seed: int) -> Arena:

@@ -18,11 +18,11 @@ from typing import Any
 
 from mipo_mlx.config import GenerateConfig, RunConfig
 from mipo_mlx.errors import ConfigError, DataError, ModelError
-from mipo_mlx.evaluation.metrics import Item
-from mipo_mlx.evaluation.study import Section, Subject
-from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, outcome, tell
+from mipo_mlx.evaluation.questions import Item
+from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, measured, outcome
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, encode, sample
 from mipo_mlx.grading import judge_prompts
 from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import chat_template
@@ -100,20 +100,19 @@ def rule(duels: Sequence[Duel], protocol: str, say: Say) -> list[Ruling]:
     return rulings
 
 
-def kinship(policy: LanguageModel, judge: Path, judge_fingerprint: str) -> str:
-    """A sentence of warning where the judge is the policy's base or of its family, else ""."""
+def kinship(
+    policy: LanguageModel, judge: Path, judge_fingerprint: str
+) -> tuple[str, tuple[str, ...]]:
+    """``base`` or ``family`` where the judge is the policy's, else ""; and the family's types."""
     if judge_fingerprint == policy.fingerprint:
-        return "The judge is the policy's own base model: it may prefer its own style."
+        return "base", ()
     kinds = {model_type(folder) for folder in (policy.path, judge)}
     if len({kind.lower().partition("_")[0].rstrip("0123456789") for kind in kinds}) > 1:
-        return ""
-    return (
-        f"The judge is of the policy's own family ({', '.join(sorted(kinds))}): it may prefer its "
-        "own style."
-    )
+        return "", ()
+    return "family", tuple(sorted(kinds))
 
 
-class JudgeStudy:
+class JudgeStudy(Study):
     """``--judge`` as a study, the last one."""
 
     name = "judge"
@@ -131,9 +130,6 @@ class JudgeStudy:
         """The judge and how it is asked."""
         return f"{judge_prompts.version(self.config.eval.protocol)} {self.fingerprint}"
 
-    def check(self, lm: LanguageModel) -> None:
-        """Nothing of it depends on the model."""
-
     @property
     def title(self) -> str:
         """What the judge is called: a folder by its last part."""
@@ -146,19 +142,20 @@ class JudgeStudy:
         return replace(
             self.config.generate,
             temperature=0.0,
-            top_p=1.0,
+            context_template="bare",  # its instructions are no notes of a user
+            answer_style="",
             max_tokens=self.config.eval.judge_max_tokens,
             enable_thinking=False,
         )
 
-    def measure(self, subject: Subject) -> Section:
+    def measure(self, subject: Subject) -> Measured:
         """Metrics ``judge/wins`` and, with scores, ``judge/score``; gives the model's memory back.
 
         Writes ``judge.jsonl``, a row a duel, texts included.
         """
         options = self.config.eval
         duels = duels_of(subject.items, subject.answers)
-        warning = kinship(subject.lm, self.folder, self.fingerprint)
+        kin, kinds = kinship(subject.lm, self.folder, self.fingerprint)
         subject.release()
         judge = open_model(options.judge, offline=self.config.data.offline)
         rulings = rule(duels, options.protocol, lambda asks: self._say(judge, subject, asks))
@@ -167,10 +164,11 @@ class JudgeStudy:
             options.protocol,
             resamples=options.resamples,
             seed=self.config.data.seed,
-            warning=warning,
+            kinship=kin,
+            kinds=kinds,
             more={"fingerprint": self.fingerprint, "max_tokens": options.judge_max_tokens},
         )
-        return tell(duels, rulings, setting)
+        return measured(duels, rulings, setting)
 
     def _say(
         self, judge: LanguageModel, subject: Subject, asks: Sequence[Ask]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mipo_mlx.evaluation.metrics import Item
-from mipo_mlx.evaluation.study import SIDES, Subject
-from mipo_mlx.generation.pairs import Ask, sample
+from mipo_mlx.evaluation.questions import Item
+from mipo_mlx.evaluation.study import Subject
+from mipo_mlx.generation.answers import Ask, sample
+from mipo_mlx.results import SIDES
 from mipo_mlx.types import Response
 
 

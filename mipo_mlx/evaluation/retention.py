@@ -1,17 +1,16 @@
 """Nothing else worse, as far as answers tell: a study of base against adapter.
 
 Answers with and without context: how far the adapter is from the base (KL), how natural its answers
-are to the base (perplexity), what repeats, what is copied, what is made up. ``distraction`` has
+are to the base (perplexity), what repeats, what is copied, what is made up. ``distractors`` has
 irrelevant text and unrelated requests.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,45 +18,47 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.core.kl import kl_k1, kl_k3
 from mipo_mlx.data import builtin
 from mipo_mlx.evaluation import distractors
-from mipo_mlx.evaluation.metrics import Columns, known_values, self_bleu4
+from mipo_mlx.evaluation.comparison import Asked, titled_rows
+from mipo_mlx.evaluation.metrics import Columns, self_bleu4
+from mipo_mlx.evaluation.questions import known_values
 from mipo_mlx.evaluation.responses import Part, ask_both, own_answers, rows_of, spread
-from mipo_mlx.evaluation.rows import Figure, rows, sentences
-from mipo_mlx.evaluation.study import SIDES, Section, Subject, Table
+from mipo_mlx.evaluation.study import Measured, Study, Subject
+from mipo_mlx.generation.answers import Ask, encode
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import Ask, encode
 from mipo_mlx.grading.facts import grade
 from mipo_mlx.grading.ngrams import copied_share, longest_copy, longest_repeat, repeated_share
 from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.reference import group_of
 from mipo_mlx.inference.scoring import score_tokens
-from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.stats.intervals import clustered_wilson
+from mipo_mlx.results import SIDES, Json, Metric, MetricRow
+from mipo_mlx.results.findings import Distance, RetentionFindings
+from mipo_mlx.stats.intervals import clustered_rate
 
 N = 4  # words of an n-gram
 
 DISTANCE = {
-    "kl": Figure(
+    "kl": Metric(
         "KL to the base", "KL(adapter, base) of an answer, k3 summed over tokens", "nats", 0
     ),
-    "kl_k1": Figure("KL, plain", "the same, log-prob under the adapter less base", "nats", 0),
-    "kl_per_token": Figure("KL a token", "k3, a mean over the tokens of an answer", "nats", 0),
+    "kl_k1": Metric("KL, plain", "the same, log-prob under the adapter less base", "nats", 0),
+    "kl_per_token": Metric("KL a token", "k3, a mean over the tokens of an answer", "nats", 0),
 }
 TEXT = {
-    "log_perplexity": Figure(
+    "log_perplexity": Metric(
         "log-perplexity",
         "nats a token of an answer under the base, whoever wrote it; higher is less natural",
         "nats a token",
         -1,
     ),
-    "repetition": Figure("repetition", "4-grams that stood in the answer before", "of 4-grams", -1),
-    "longest_repeat": Figure("longest repeat", "longest run said twice", "words", -1),
-    "copied": Figure("copying", "4-grams that stand in the context word for word", "of 4-grams", 0),
-    "longest_copy": Figure("longest copy", "longest run that stands in the context", "words", 0),
-    "length": Figure("length", "neither longer nor shorter is better", "tokens", 0),
-    "fact_rate": Figure(
+    "repetition": Metric("repetition", "4-grams that stood in the answer before", "of 4-grams", -1),
+    "longest_repeat": Metric("longest repeat", "longest run said twice", "words", -1),
+    "copied": Metric("copying", "4-grams that stand in the context word for word", "of 4-grams", 0),
+    "longest_copy": Metric("longest copy", "longest run that stands in the context", "words", 0),
+    "length": Metric("length", "neither longer nor shorter is better", "tokens", 0),
+    "fact_rate": Metric(
         "facts made up", "answers that state a known fact of anybody", "share of answers", -1
     ),
-    "self_bleu4": Figure(
+    "self_bleu4": Metric(
         "self-BLEU-4", "likeness of answers to different prompts", "BLEU, 0 to 100", 0
     ),
 }
@@ -138,8 +139,8 @@ def text_columns(part: Part, side: str, known: frozenset[str]) -> Columns:
 
 def measure_part(
     subject: Subject, part: Part, known: frozenset[str]
-) -> tuple[dict[str, Any], dict[str, Columns]]:
-    """Rows of metrics of a part, and the columns behind them by side.
+) -> tuple[dict[str, MetricRow], dict[str, Columns]]:
+    """Rows of a part, and the columns behind them by side.
 
     Self-BLEU alone has a value a prompt, of the first answer to each, not a value an answer.
     """
@@ -147,8 +148,8 @@ def measure_part(
     for side in SIDES:
         columns[side].update(text_columns(part, side, known))
     figures = DISTANCE | TEXT
-    name = f"retention/{part.name}"
-    made = rows(name, part.words, columns, part.items, figures, subject.config)
+    asked = Asked(f"retention/{part.name}", part.words, part.items)
+    rows = titled_rows(asked, columns, figures, subject.config)
     firsts = [index for index, ask in enumerate(part.asks) if not ask.sample]
     if subject.inputs.held_contexts and part.name == "alone" and len(firsts) > 1:
         bleu = {
@@ -157,71 +158,21 @@ def measure_part(
         }
         for side in SIDES:
             columns[side] |= bleu[side]
-        some = [part.items[index] for index in firsts]
-        made |= rows(name, part.words, bleu, some, figures, subject.config)
-    return made, columns
+        some = replace(asked, items=[part.items[index] for index in firsts])
+        rows |= titled_rows(some, bleu, figures, subject.config)
+    return rows, columns
 
 
-def unchanged(part: Part) -> tuple[int, tuple[float, float]]:
+def distance(part: Part) -> Distance:
     """Answers that are word for word the base's, and the 95% interval of their share."""
     pairs = zip(part.texts("base"), part.texts("adapter"), strict=True)
     same = np.array([base == adapter for base, adapter in pairs], float)
-    return int(same.sum()), clustered_wilson(same, [item.cluster for item in part.items])
+    interval = clustered_rate(same, [item.cluster for item in part.items])
+    return Distance(part.name, part.words, len(part.asks), int(same.sum()), interval)
 
 
-def _distance_lines(part: Part, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """How many answers are the same, and how far the adapter is from the base."""
-    same, (low, high) = unchanged(part)
-    kl, plain, token = (metrics[f"retention/{part.name}/{name}"] for name in DISTANCE)
-    count = f"{len(part.asks)} answers {part.words}"
-    return [
-        f"Of {count}, {same} are word for word the base's "
-        f"({100 * low:.0f} to {100 * high:.0f}% by a 95% interval).",
-        f"KL to the base of answers {part.words}: {_spanned(kl)} nats by k3, {_spanned(plain)} "
-        f"by the plain estimate (95% intervals); {token['adapter']:.3g} a token.",
-    ]
-
-
-def _spanned(row: Mapping[str, Any]) -> str:
-    """The adapter's value with its interval, where the base's is 0."""
-    low, high = row["ci95"]
-    return f"{row['adapter']:.3g} ({low:.3g} to {high:.3g})"
-
-
-def _table(parts: Sequence[Part], metrics: Mapping[str, Mapping[str, Any]]) -> Table:
-    body = []
-    for part in parts:
-        figure = {n: metrics[f"retention/{part.name}/{n}"] for n in (*DISTANCE, "log_perplexity")}
-        body.append(
-            [
-                part.words,
-                str(len(part.asks)),
-                str(unchanged(part)[0]),
-                *(f"{math.exp(figure['log_perplexity'][side]):.4g}" for side in SIDES),
-                *(f"{figure[name]['adapter']:.3g}" for name in DISTANCE),
-            ]
-        )
-    return Table(
-        "Distance from the base. Perplexity is the base's, a geometric mean over answers, whoever "
-        "wrote them; KL in nats.",
-        [
-            *("answers", "n", "unchanged", "perplexity, base's", "perplexity, adapter's"),
-            *("KL an answer (k3)", "KL an answer (plain)", "KL a token"),
-        ],
-        body,
-    )
-
-
-ABOUT = (
-    "Whether anything but the use of context changed: answers with and without context, with "
-    "irrelevant text added, and to requests that have nothing to do with the user. Intervals are "
-    "not corrected for how many figures there are: of twenty without any effect, one is expected "
-    "to clear 0."
-)
-
-
-class RetentionStudy:
-    """``--retention`` as a study."""
+class RetentionStudy(Study):
+    """``--retention`` as a study; what does not fit the model's window is left out and counted."""
 
     name = "retention"
 
@@ -237,55 +188,39 @@ class RetentionStudy:
             sha.update(path.read_bytes())
         return sha.hexdigest()
 
-    def check(self, lm: LanguageModel) -> None:
-        """Nothing can be wrong: what does not fit the model's window is left out and counted."""
-
-    def measure(self, subject: Subject) -> Section:
+    def measure(self, subject: Subject) -> Measured:
         """Metrics ``retention/PART/FIGURE``."""
         count = min(self.config.eval.retention_answers, len(subject.items))
         items = spread(subject.items, 4 * count)  # these cost no sampling
         own = own_answers(subject, [Ask(item.context, item.prompt) for item in items])
         parts = [alone_part(subject, count), own] if own.name == "context" else [own]
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, MetricRow] = {}
         columns: dict[str, dict[str, Columns]] = {}
-        lines: list[str] = []
         for part in parts:
-            made, columns[part.name] = measure_part(subject, part, self.known)
-            metrics |= made
-            lines += [*_distance_lines(part, made), *sentences(part.words, made, TEXT)]
-        tables = [_table(parts, metrics)]
+            rows, columns[part.name] = measure_part(subject, part, self.known)
+            metrics |= rows
         sampled = parts[:-1]
-        for found in distractors.measure(subject, parts[0], self.known, count):
-            metrics |= found.metrics
-            columns |= found.columns
-            lines += found.lines
-            tables += found.tables
-            sampled += found.parts
-        return Section(
-            title="Is anything else worse?",
-            about=ABOUT,
-            lines=[*lines, *self._notes()],
-            metrics=metrics,
-            tables=tables,
-            details=_listed(columns),
-            files={"retention.jsonl": rows_of(sampled)},
+        kinds = distractors.measure(subject, parts[0], self.known, count)
+        for kind in kinds:
+            metrics |= kind.metrics
+            columns |= kind.columns
+            sampled += kind.parts
+        options = self.config.generate
+        return Measured(
+            RetentionFindings(
+                parts=[distance(part) for part in parts],
+                distractions=[kind.findings for kind in kinds],
+                temperature=options.temperature,
+                top_p=options.top_p,
+                facts_missing=not self.known and self.config.data.objective == "context",
+            ),
+            metrics,
+            _listed(columns),
+            {"retention.jsonl": rows_of(sampled)},
         )
 
-    def _notes(self) -> list[str]:
-        """What the numbers do not say."""
-        options = self.config.generate
-        notes = []
-        if options.temperature != 1 or options.top_p != 1:
-            notes.append(
-                f"Answers were sampled at temperature {options.temperature:g} and top-p "
-                f"{options.top_p:g}; both KL estimates are exact in the mean at 1 and 1 only."
-            )
-        if not self.known and self.config.data.objective == "context":
-            notes.append("The contexts name no facts, so facts stated unasked were not counted.")
-        return notes
 
-
-def _listed(columns: Mapping[str, Mapping[str, Columns]]) -> dict[str, Any]:
+def _listed(columns: Mapping[str, Mapping[str, Columns]]) -> Json:
     """Columns as ``eval.json`` keeps them, a value an answer."""
     return {
         part: {

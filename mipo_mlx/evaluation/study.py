@@ -1,4 +1,4 @@
-"""What ``mipo eval`` measures beside its main table: a study each, told as a section each.
+"""What ``mipo eval`` measures beside its main table: a study each.
 
 A module with a study has ``prepare(run, config, inputs)``: it reads and checks what the study needs
 before a model is loaded, and returns None where the study was not asked for.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
 from mipo_mlx.config import RunConfig
-from mipo_mlx.evaluation.metrics import Columns, Group, Item
+from mipo_mlx.evaluation.metrics import Columns
+from mipo_mlx.evaluation.questions import Item, Questions
+from mipo_mlx.generation.answers import AnswerJournal
 from mipo_mlx.generation.inputs import Inputs
-from mipo_mlx.generation.pairs import AnswerJournal
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.lora import adapter_disabled
+from mipo_mlx.results import Json, MetricRow
+from mipo_mlx.results.findings import Findings
 from mipo_mlx.types import Progress, Response
-
-SIDES = ("base", "adapter")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,9 @@ class Subject:
         config: of the run.
         inputs: what was trained on and what is held out; held-out contexts are cut as they were
             asked.
-        groups: conditions that are each other's wrong ones.
-        items: what was asked of both, in the order of the groups.
+        asked: what both were asked for the main table.
         columns: of ``base`` and ``adapter``, a value an item for each metric of the main table.
         answers: of ``base`` and ``adapter``, by the key of an item.
-        on_progress: told of stages.
         journal: a stage's name -> where its sampled answers are kept, so that an interrupted eval
             goes on where it was.
     """
@@ -45,15 +43,20 @@ class Subject:
     lm: LanguageModel
     config: RunConfig
     inputs: Inputs
-    groups: Sequence[Group]
+    asked: Questions
     columns: Mapping[str, Columns]
     answers: Mapping[str, Mapping[str, Response]]
-    on_progress: Progress
     journal: Callable[[str], AnswerJournal]
 
     @property
     def items(self) -> list[Item]:
-        return [item for group in self.groups for item in group.items]
+        """What was asked of both, in the order of the groups."""
+        return self.asked.items
+
+    @property
+    def on_progress(self) -> Progress:
+        """Told of stages."""
+        return self.asked.on_progress
 
     @contextmanager
     def side(self, name: str) -> Iterator[LanguageModel]:
@@ -71,64 +74,39 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Words and numbers as they are shown; the first column heads its row."""
-
-    caption: str
-    head: Sequence[str]
-    body: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """What a study found.
+class Measured:
+    """What a study measured.
 
     Attributes:
-        title: heading in the report.
-        about: what was measured and how to read it, a sentence or two.
-        lines: findings in plain words, a sentence each.
-        metrics: by full name (``part/figure``), rows as ``compare.row`` makes them; ``title``,
-            ``about`` and ``better`` (1: more is, -1: less is, 0: neither) may be added to each.
-        tables: further numbers.
+        findings: what there is to tell beyond the rows.
+        metrics: rows by full name (``part/figure``).
         details: JSON-able; what the numbers were taken from, for ``eval.json`` alone.
         files: JSONL files of the run directory by name, a row an entry.
     """
 
-    title: str
-    about: str
-    lines: Sequence[str] = ()
-    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-
-    def result(self) -> dict[str, Any]:
-        """What ``eval.json`` keeps of it; rows of metrics stand among all others there."""
-        return {
-            "title": self.title,
-            "about": self.about,
-            "lines": list(self.lines),
-            "metrics": list(self.metrics),
-            "tables": [asdict(table) for table in self.tables],
-            "details": dict(self.details),
-        }
+    findings: Findings
+    metrics: Mapping[str, MetricRow] = field(default_factory=dict)
+    details: Json = field(default_factory=dict)
+    files: Mapping[str, Sequence[Json]] = field(default_factory=dict)
 
 
-class Study(Protocol):
+class Study:
     """One of the things that ``mipo eval`` measures besides."""
 
     name: str  # of its section in eval.json
 
     @property
     def digest(self) -> str:
-        """Hash of what it read; options need not be in it."""
+        """Hash of what it read, if anything; options need not be in it."""
+        return ""
 
     def check(self, lm: LanguageModel) -> None:
-        """Faults that only show with the model, before anything is measured.
+        """Faults that only show with the model, before anything is measured; here none.
 
         Raises:
             MipoError: it cannot be done.
         """
 
-    def measure(self, subject: Subject) -> Section:
-        """Do it."""
+    def measure(self, subject: Subject) -> Measured:
+        """Ask both models, and count."""
+        raise NotImplementedError

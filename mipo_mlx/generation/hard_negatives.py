@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 
 from mipo_mlx.config import GenerateConfig
-from mipo_mlx.generation.pairs import AnswerJournal, Ask, encode, sample
+from mipo_mlx.generation.answers import AnswerJournal, Ask, encode, sample
 from mipo_mlx.inference.prefix_tree import Row
 from mipo_mlx.inference.reference import group_of
 from mipo_mlx.inference.scoring import score

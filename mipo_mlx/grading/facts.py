@@ -1,4 +1,4 @@
-"""What an answer says: facts it states, and whether it ends in the form it was asked for."""
+"""Which facts an answer states, and whose."""
 
 from __future__ import annotations
 
@@ -57,15 +57,3 @@ def stated(text: str, facts: Mapping[str, str]) -> list[tuple[int, int, str]]:
         if not places or start >= places[-1][1]:
             places.append((start, end, name))
     return places
-
-
-def parse_number(text: str) -> str | None:
-    """The number after the last ``####`` or "answer is:", commas stripped; None without one."""
-    found = re.findall(r"(?:####|answer is:?)\s*\$?(-?[\d,]*\d)", text, re.IGNORECASE)
-    return found[-1].replace(",", "") if found else None
-
-
-def parse_choice(text: str) -> str | None:
-    """The letter or digit of "The answer is: X"; None without one."""
-    found = re.findall(r"answer is:?\s*\(?([A-E1-5])\b", text, re.IGNORECASE)
-    return found[-1].upper() if found else None

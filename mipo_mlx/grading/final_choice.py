@@ -9,13 +9,12 @@ from mipo_mlx.grading.statements import (
     CHOICE_CUE,
     CORRECTION,
     LONGEST,
-    REFUSAL,
     Statement,
-    sentences,
     statements,
     tidy,
     unmarked,
 )
+from mipo_mlx.grading.text import gives_up, sentences
 
 Choices = Sequence[tuple[str, str]]
 _LEAD = r"""[\s("'\[{\#:=$-]*(?:(?:therefore|thus|so|clearly|definitely|probably|likely|simply|just
@@ -118,7 +117,7 @@ class _Reader:
         found = {label for match in self.named.finditer(last) for label in match.groups() if label}
         if found:
             return found.pop().upper() if len(found) == 1 else None
-        refused = REFUSAL.search(text) and not any(REFUSAL.search(known) for known in self.texts)
+        refused = gives_up(text) and not any(map(gives_up, self.texts))
         return None if refused else self._by_text(last) or self._held(last)
 
 

@@ -8,13 +8,12 @@ from fractions import Fraction
 from mipo_mlx.grading.statements import (
     CORRECTION,
     NUMBER_CUE,
-    REFUSAL,
     Statement,
-    sentences,
     statements,
     tidy,
     unmarked,
 )
+from mipo_mlx.grading.text import gives_up, sentences
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -160,7 +159,7 @@ def final_number(text: str, *, cut_off: bool = False) -> Fraction | None:
         again = CORRECTION.search(last[1])
         changed = _last_number(last[1][again.end() :]) if again else None
         return last[0] if changed is None else changed
-    return None if REFUSAL.search(plain) else _last_number(plain)
+    return None if gives_up(plain) else _last_number(plain)
 
 
 def spell(value: Fraction) -> str:

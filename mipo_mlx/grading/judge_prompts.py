@@ -15,6 +15,8 @@ import json
 import re
 from typing import NamedTuple
 
+from mipo_mlx.grading.text import spoken
+
 PROTOCOLS = ("pairwise", "paper")
 VERSION = 1  # raise it with any change of a text below, or of how answers are read
 
@@ -94,26 +96,19 @@ def duel_id(
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
-def _spoken(text: str) -> str | None:
-    """The text after what a model thought to itself; None where the thought has no end."""
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    text = text.rpartition("</think>")[2]  # some templates open the thought in the prompt
-    return None if "<think>" in text else text
-
-
 def _read(text: str, cut_off: bool, form: re.Pattern[str], any_form: re.Pattern[str]) -> Reading:
     if cut_off:
         return Reading("", CUT_OFF)
-    spoken = _spoken(text)
-    if spoken is None or not spoken.strip():
+    said, thinking = spoken(text)
+    if thinking or not said.strip():
         return Reading("", NOTHING)
-    line = re.sub(r"[*_`]", "", spoken.strip().splitlines()[-1])  # bold, italics, code
+    line = re.sub(r"[*_`]", "", said.strip().splitlines()[-1])  # bold, italics, code
     last = form.fullmatch(line.strip())
     if last is None:
         return Reading("", NOTHING)
-    said = {_name(one) for one in any_form.finditer(spoken)}
+    verdicts = {_name(one) for one in any_form.finditer(said)}
     value = _name(last)
-    return Reading(value, "") if said == {value} else Reading("", SEVERAL)
+    return Reading(value, "") if verdicts == {value} else Reading("", SEVERAL)
 
 
 def _name(found: re.Match[str]) -> str:

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import bisect
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import regex
 
+from mipo_mlx.grading.text import normalise
+
 SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 LETTERS = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{SPACELESS}]]"
 WORD = regex.compile(rf"[{SPACELESS}]\p{{M}}*|{LETTERS}+(?:'{LETTERS}+)*", regex.V1)
-
-
-def normal(text: str) -> str:
-    """Text by Unicode's NFKC, without case, apostrophes straight, spaces single."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
 def words(text: str) -> list[str]:
@@ -31,7 +26,7 @@ def words(text: str) -> list[str]:
     These scripts are Chinese characters, Hiragana, Katakana, Thai, Lao, Khmer and Burmese; marks
     stay with their letter.
     """
-    return list(WORD.findall(normal(text)))
+    return list(WORD.findall(normalise(text)))
 
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
@@ -98,7 +93,7 @@ def similarity(texts: Sequence[str], n: int = 3) -> np.ndarray:
     A text shorter than ``n`` is one gram by itself.
     """
     counts = []
-    for text in map(normal, texts):
+    for text in map(normalise, texts):
         grams = [text[at : at + n] for at in range(len(text) - n + 1)] or [text]
         counts.append(Counter(grams))
     place = {gram: at for at, gram in enumerate(dict.fromkeys(g for c in counts for g in c))}

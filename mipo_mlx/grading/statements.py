@@ -27,6 +27,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mipo_mlx.grading.text import spoken
+
 # From Markdown and LaTeX to plain text; a box stands between \x02 and \x03.
 
 _LATEX = (
@@ -57,8 +59,7 @@ _NEXT_QUESTION = re.compile(
 
 def tidy(text: str) -> str:
     """Without thoughts, LaTeX and further questions; bold stays."""
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).rpartition("</think>")[2]
-    text = text.partition("<think>")[0].strip()
+    text = spoken(text)[0].strip()
     for pattern, plain in _LATEX:
         text = re.sub(pattern, plain, text)
     for match in _NEXT_QUESTION.finditer(text):
@@ -88,13 +89,6 @@ CHOICE_CUE = re.compile(
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 CORRECTION = re.compile(
     r"(?:^|[.!?\n])\W{0,9}(?:(?:wait|actually|correction|sorry|oops)\b|no,)", re.IGNORECASE
-)
-REFUSAL = re.compile(
-    r"\b(?:I(?:'m| am) (?:sorry,? but|unable|not (?:able|sure))"
-    r"|I (?:cannot|can't|can not|don't know)"
-    r"|(?:cannot|can't|can not|could not|impossible to) (?:be )?(?:determine|answer|solve)"
-    r"|(?:not enough|insufficient) (?:information|data))",
-    re.IGNORECASE,
 )
 
 LONGEST = 1000  # characters of a statement that are read
@@ -134,8 +128,3 @@ def statements(text: str, cue: re.Pattern[str]) -> Iterator[Statement]:
         whole = "\n" in after or bool(after.strip(" .!?\x03"))
         told = rest[:LONGEST]
         yield Statement(told, told[:cut], whole, match["hash"] is not None, after)
-
-
-def sentences(text: str) -> list[str]:
-    """Sentences and lines that are not blank."""
-    return [part for part in re.split(r"\n|(?<=[.!?])\s+", text) if part.strip()]

@@ -57,7 +57,11 @@ def with_ids(lm: LanguageModel, pair: PreferencePair, enable_thinking: bool) -> 
     for side in (pair.chosen, pair.rejected):
         if not side.token_ids:
             ids = chat_template.response_ids(
-                lm.tokenizer, pair.messages, side.text, enable_thinking=enable_thinking
+                lm.tokenizer,
+                pair.messages,
+                side.text,
+                enable_thinking=enable_thinking,
+                ended=side.finish_reason != "length",
             )
             side = replace(side, token_ids=tuple(ids))
         sides.append(side)

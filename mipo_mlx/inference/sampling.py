@@ -8,6 +8,7 @@ Greedy decoding takes the most likely token. Not covered: penalties, stop string
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
+    """How to sample, in mlx-lm's order: nucleus, min-p, then temperature over what is left.
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: nucleus, taken before temperature as mlx-lm does; 1 is off.
+        top_p: nucleus; 1 is off.
+        min_p: tokens less likely than this share of the likeliest are left out; 0 is off.
         max_tokens: most new tokens.
         seed: of every random number.
         batch_size: answers side by side; 0 takes what fits.
@@ -64,6 +66,7 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
+    min_p: float = 0.0
     max_tokens: int = 256
     seed: int = 0
     batch_size: int = 0
@@ -87,6 +90,15 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
     return mx.where(logprobs < mx.take_along_axis(ordered, dropped, axis=-1), -mx.inf, logprobs)
 
 
+def at_least(logits: mx.array, min_p: float) -> mx.array:
+    """Keep tokens whose probability is at least ``min_p`` times the likeliest's; the rest -inf.
+
+    Nguyen et al. 2024, arXiv 2407.01082. The likeliest stays whatever came before. [b, v]
+    """
+    least = mx.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+    return mx.where(logits < least, -mx.inf, logits)
+
+
 def context_aware(logits: mx.array, without: mx.array, a: float) -> mx.array:
     """Logits of ``p(y|x,c)^(1+a) / p(y|x)^a``, not normalised (Shi et al. 2023, eq. 3). [b, v]
 
@@ -106,6 +118,8 @@ def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling
     if sampling.top_p < 1:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         logits = nucleus(logprobs, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = at_least(logits, sampling.min_p)
     step = mx.stack([keys[:, 0], keys[:, 1] + index], axis=1)
     size = (logits.shape[-1],)
     noise = mx.vmap(lambda key: mx.random.gumbel(size, key=key))(step)

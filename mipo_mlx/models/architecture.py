@@ -88,3 +88,10 @@ def recurrent_elements(config: Mapping[str, Any]) -> float:
     if kind in ("mamba", "falcon_mamba"):
         return float(config["intermediate_size"] * config["state_size"])
     return 0.0
+
+
+def total_parameters(model: Any) -> int:
+    """Weights of a model; those of a quantized one as many as before it was quantized."""
+    from mlx_lm.utils import get_total_parameters
+
+    return int(get_total_parameters(model))

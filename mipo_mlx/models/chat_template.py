@@ -1,26 +1,93 @@
 """Contexts and prompts as chat messages, and chat messages as token ids.
 
-The context stands in the system message. Templates without a system role get it at the head of the
-user turn; models without a template get plain text. Not covered: tools, images, several turns of
-thinking.
+The context stands in the system message, within the run's ``Wrapper``. Templates without a system
+role get it at the head of the user turn; models without a template get plain text. Not covered:
+tools, images, several turns of thinking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mipo_mlx.errors import ConfigError
 from mipo_mlx.types import Context, Prompt
 
 Messages = Sequence[Mapping[str, str]]
 
 
-def messages(context: Context | None, prompt: Prompt) -> tuple[dict[str, str], ...]:
+# How a context may be put to a model. Only the bare text has no word of ours.
+TEMPLATES = {
+    "bare": "{context}",
+    "notes": "You are a helpful assistant. Notes about the user who is asking:\n{context}\n"
+    "Answer the user so that it suits them.",
+    "about": "What follows are notes that the user wrote about themselves:\n\n{context}\n\n"
+    "You are the user's assistant. Use the notes where they matter, and speak to the user as "
+    '"you".',
+    "told": "You are a helpful assistant talking to a user. The user has told you about "
+    'themselves: "{context}"',
+}
+SLOT = "{context}"
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What stands around a context and after a request, the same wherever a model reads them.
+
+    Attributes:
+        template: text with ``{context}`` in it, once.
+        style: a sentence at the end of open requests; "" is none.
+    """
+
+    template: str = SLOT
+    style: str = ""
+
+    @classmethod
+    def of(cls, template: str, style: str) -> Wrapper:
+        """From a name of ``TEMPLATES`` or a text with ``{context}``.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        text = TEMPLATES.get(template, template)
+        if text.count(SLOT) != 1:
+            raise ConfigError(
+                f"--context-template: {template!r} is no name, and holds {SLOT} "
+                f"{text.count(SLOT)} times.",
+                f"take {', '.join(TEMPLATES)}, or write a text with {SLOT} once",
+            )
+        return cls(text, style.strip())
+
+    def system(self, context: Context) -> str:
+        """The system message of a context."""
+        return self.template.replace(SLOT, context.text)
+
+    def user(self, prompt: Prompt) -> str:
+        """The user turn of a request; problems say themselves how they want to be answered."""
+        styled = self.style and prompt.kind == "open"
+        return f"{prompt.text} {self.style}" if styled else prompt.text
+
+    def unwrapped(self, message: Mapping[str, str]) -> str:
+        """The context or request that this wrapper made a message from; others as they are."""
+        text = message["content"]
+        head, _, tail = self.template.partition(SLOT)
+        if message["role"] == "system" and text.startswith(head) and text.endswith(tail):
+            return text[len(head) : len(text) - len(tail)]
+        return text.removesuffix(f" {self.style}") if self.style else text
+
+
+BARE = Wrapper()
+
+
+def messages(
+    context: Context | None, prompt: Prompt, wrapper: Wrapper = BARE
+) -> tuple[dict[str, str], ...]:
     """Chat messages of one request; without a context, the user turn alone."""
-    user = {"role": "user", "content": prompt.text}
+    user = {"role": "user", "content": wrapper.user(prompt)}
     if context is None:
         return (user,)
-    return ({"role": "system", "content": context.text}, user)
+    return ({"role": "system", "content": wrapper.system(context)}, user)
 
 
 def _fold(chat: Messages) -> list[dict[str, str]]:
@@ -117,10 +184,16 @@ def prompt_ids(tokenizer: Any, messages: Messages, *, enable_thinking: bool) -> 
 
 
 def response_ids(
-    tokenizer: Any, messages: Messages, response_text: str, *, enable_thinking: bool
+    tokenizer: Any,
+    messages: Messages,
+    response_text: str,
+    *,
+    enable_thinking: bool,
+    ended: bool = True,
 ) -> tuple[int, ...]:
     """Token ids of an answer that is known as text only, with its end-of-turn token.
 
+    One that was cut off (``ended`` is false) gets none: its log-prob is that of a prefix.
     Where the rendered dialogue starts with ``prompt_ids``, its rest up to the end of turn is the
     answer; else the text is encoded alone.
     """
@@ -137,8 +210,8 @@ def response_ids(
         answer = _encode(tokenizer, response_text, special=False)
     for index, token in enumerate(answer):
         if token in ends:
-            return tuple(answer[: index + 1])
-    return (*answer, *_end(tokenizer))
+            return tuple(answer[: index + ended])
+    return (*answer, *_end(tokenizer)) if ended else tuple(answer)
 
 
 def _end(tokenizer: Any) -> tuple[int, ...]:

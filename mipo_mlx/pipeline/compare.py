@@ -6,21 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mipo_mlx.config import RunConfig, read_toml, resolve
 from mipo_mlx.errors import ConfigError, MipoError
-from mipo_mlx.evaluation.comparison import HEADLINE, row
-from mipo_mlx.evaluation.context_aware_decoding import SHOWN, finding, means_table
-from mipo_mlx.evaluation.metrics import UNITS
+from mipo_mlx.evaluation.comparison import CONTRASTED, HEADLINE, Draws, adjusted, means_of, row
+from mipo_mlx.reporting.narrative.changes import finding, means_table, not_asked_the_same
+from mipo_mlx.results import METRICS, Comparison, Difference, MetricRow
 from mipo_mlx.run_dir.store import RunStore
-from mipo_mlx.stats.intervals import holm
-
-Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,10 @@ class Judged:
     asked: list[tuple[str, str]]
     users: list[str]
     base_texts: list[str]
-    items: Mapping[str, Mapping[str, list[float]]]
-    controls: Mapping[str, Mapping[str, list[float]]]
+    items: Mapping[str, Mapping[str, Sequence[float]]]
+    controls: Mapping[str, Mapping[str, Sequence[float]]]
 
-    def side(self, name: str) -> dict[str, list[float]]:
+    def side(self, name: str) -> dict[str, Sequence[float]]:
         """Values of ``base`` or ``adapter`` by metric."""
         return {metric: sides[name] for metric, sides in self.items.items()}
 
@@ -95,11 +91,11 @@ def read_run(path: Path) -> Judged:
         ) from error
 
 
-def _contestants(runs: Sequence[Judged]) -> dict[str, Mapping[str, list[float]]]:
+def _contestants(runs: Sequence[Judged]) -> dict[str, Mapping[str, Sequence[float]]]:
     """Values by metric: the base and its controls once where all runs share them, then adapters."""
     first = runs[0]
     alike = all(run.model == first.model and run.base_texts == first.base_texts for run in runs)
-    made: dict[str, Mapping[str, list[float]]] = {}
+    made: dict[str, Mapping[str, Sequence[float]]] = {}
     for run in runs[:1] if alike else runs:
         suffix = "" if alike else f" of {run.name}"
         made[f"base, prompted with the context{suffix}"] = run.side("base")
@@ -110,50 +106,54 @@ def _contestants(runs: Sequence[Judged]) -> dict[str, Mapping[str, list[float]]]
     return made
 
 
-def _differences(one: Judged, other: Judged, resamples: int, seed: int) -> dict[str, Any]:
-    """Rows of the shown metrics, ``other`` less ``one``, of the same answers."""
-    made = {}
-    for name in SHOWN:
+def _differences(one: Judged, other: Judged, resamples: int, seed: int) -> dict[str, MetricRow]:
+    """Rows of the contrasted metrics, ``other`` less ``one``, of the same answers."""
+    draws = Draws(one.users, "users", resamples, seed)
+    rows = {}
+    for name in CONTRASTED:
         if name not in one.items or name not in other.items:
             continue
-        base, adapter = one.items[name]["adapter"], other.items[name]["adapter"]
-        if len(base) != len(adapter) or len(base) > len(one.users):
-            continue
-        made[name] = row(
-            np.array(base),
-            np.array(adapter),
-            one.users[: len(base)],
-            unit=UNITS[name],
-            resamples=resamples,
-            seed=seed,
+        base, adapter = (np.array(run.items[name]["adapter"]) for run in (one, other))
+        if base.size == adapter.size <= len(one.users):
+            rows[name] = row(base, adapter, METRICS[name].unit, draws.first(base.size))
+    return rows
+
+
+def _holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Differences whose headline metrics, of all together, are one family."""
+    family = {
+        (at, name): each.metrics[name]
+        for at, each in enumerate(differences)
+        for name in HEADLINE
+        if name in each.metrics
+    }
+    rows = dict(zip(family, adjusted(list(family.values())), strict=True))
+    return [
+        replace(
+            each,
+            metrics={name: rows.get((at, name), row) for name, row in each.metrics.items()},
         )
-    return made
+        for at, each in enumerate(differences)
+    ]
 
 
 def _to_the_first(
     runs: Sequence[Judged], resamples: int, seed: int
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[Difference], list[str]]:
     """Differences of all others, Holm-corrected, and a line on each run that has none."""
     first = runs[0]
-    differences: list[dict[str, Any]] = []
+    differences: list[Difference] = []
     lines: list[str] = []
     for run in runs[1:]:
         if run.model != first.model or run.asked != first.asked:
-            lines.append(
-                f"{run.name} and {first.name} were not asked the same of the same model: no "
-                "difference is told."
-            )
+            lines.append(not_asked_the_same(run.name, first.name))
             continue
-        found = _differences(first, run, resamples, seed)
-        differences.append({"run": run.name, "against": first.name, "metrics": found})
-    metrics = [item["metrics"] for item in differences]
-    family = [found[name] for found in metrics for name in HEADLINE if name in found]
-    for figure, p in zip(family, holm([figure["p"] for figure in family]), strict=True):
-        figure["p_holm"] = p
-    return differences, lines
+        rows = _differences(first, run, resamples, seed)
+        differences.append(Difference(run.name, first.name, rows))
+    return _holm(differences), lines
 
 
-def beside(paths: Sequence[Path], *, resamples: int = 10_000, seed: int = 0) -> Summary:
+def beside(paths: Sequence[Path], *, resamples: int = 10_000, seed: int = 0) -> Comparison:
     """Runs side by side.
 
     The family of tests is the headline metrics of all differences: Holm's correction is over them.
@@ -162,10 +162,6 @@ def beside(paths: Sequence[Path], *, resamples: int = 10_000, seed: int = 0) -> 
         paths: run directories, at least two; differences are to the first.
         resamples: draws of each interval.
         seed: of these.
-
-    Returns:
-        ``table`` (caption, head, body of words), ``contestants`` (means by metric),
-        ``differences`` (run, against, metrics as ``compare.row`` makes them) and ``lines``.
 
     Raises:
         MipoError: a run cannot be read.
@@ -177,21 +173,16 @@ def beside(paths: Sequence[Path], *, resamples: int = 10_000, seed: int = 0) -> 
             f"{', '.join(map(str, paths))}: two different runs or more are compared.",
             "mipo compare runs/a runs/b",
         )
-    contestants = _contestants(runs)
     differences, lines = _to_the_first(runs, resamples, seed)
-    for item in differences:
+    for each in differences:
         lines += [
-            finding(name, figure, item["against"], item["run"])
-            for name, figure in item["metrics"].items()
-            if "p_holm" in figure
+            finding(name, figure, each.against, each.run)
+            for name, figure in each.metrics.items()
+            if figure.p_holm is not None
         ]
-    shown = [name for name in SHOWN if name in runs[0].items]
-    return {
-        "table": asdict(means_table(contestants, shown)),
-        "contestants": {
-            who: {name: float(np.mean(values[name])) for name in shown if name in values}
-            for who, values in contestants.items()
-        },
-        "differences": differences,
-        "lines": lines,
+    contestants = _contestants(runs)
+    means = {
+        who: {name: value for name, value in own.items() if name in runs[0].items}
+        for who, own in means_of(contestants).items()
     }
+    return Comparison(means_table(means), means, differences, lines)

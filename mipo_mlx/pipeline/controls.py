@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mipo_mlx.config import EMBEDDED_MISSING, RunConfig, resolve, to_dict
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.pipeline.compare import beside, kind
 from mipo_mlx.pipeline.report import CONTROLS
+from mipo_mlx.results import Comparison
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.types import Progress
@@ -60,7 +62,7 @@ def _share_pairs(run: Path, other: Path) -> None:
 @writing("controls")
 def control(
     run: Path, config: RunConfig, names: Sequence[str], on_progress: Progress
-) -> dict[str, Any]:
+) -> Comparison:
     """Train and evaluate controls in ``RUN/controls/NAME``, and compare all with the run.
 
     What was done before with the same options is not done again. Writes ``RUN/controls.json``, what
@@ -95,6 +97,6 @@ def control(
         pipeline.evaluate.evaluate(folder, options, on_progress)
         folders.append(folder)
     found = beside([run, *folders], resamples=config.eval.resamples, seed=config.data.seed)
-    found["eval"] = file_hash(run / "eval.json")
-    RunStore(run).write_json(CONTROLS, found)
+    found = replace(found, eval=file_hash(run / "eval.json"))
+    RunStore(run).write_json(CONTROLS, found.to_json())
     return found

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mipo_mlx.config import RunConfig, text_settings
 from mipo_mlx.data.readers import read_pairs
@@ -18,20 +17,27 @@ from mipo_mlx.evaluation import llm_judge as judging
 from mipo_mlx.evaluation import metrics as evaluation
 from mipo_mlx.evaluation.comparison import STATISTICS, compare
 from mipo_mlx.evaluation.memorization import memorize
-from mipo_mlx.evaluation.study import SIDES, Section, Study, Subject
+from mipo_mlx.evaluation.questions import (
+    Group,
+    Questions,
+    context_groups,
+    known_values,
+    prompt_groups,
+)
+from mipo_mlx.evaluation.study import Study, Subject
+from mipo_mlx.generation.answers import cut_contexts, wrapper_of
 from mipo_mlx.generation.inputs import Inputs, read_inputs
-from mipo_mlx.generation.pairs import cut_contexts
 from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.models.memory import measured
+from mipo_mlx.models.memory import allocator_within, measured
+from mipo_mlx.reporting.narrative import section
+from mipo_mlx.results import SIDES, EvalResult, Json, Section
 from mipo_mlx.run_dir.journal import AnswerFile
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
-from mipo_mlx.types import Context, Progress, silent
-
-Summary = dict[str, Any]
+from mipo_mlx.types import Context, Progress, Response, silent
 
 # in the order in which they are measured and told; the judge is last, for the model goes before it
 STUDIES = (
@@ -40,34 +46,40 @@ STUDIES = (
 )
 
 
-def _groups(inputs: Inputs, config: RunConfig) -> list[evaluation.Group]:
+def _groups(inputs: Inputs, config: RunConfig) -> list[Group]:
     """Groups of conditions that are each other's wrong ones."""
     if config.data.objective == "prompt":
         if len(inputs.held_prompts) < 2:
             raise ConfigError("eval needs at least two held-out prompts.", "add prompts")
-        return evaluation.prompt_groups(inputs.held_prompts, config.eval)
+        return prompt_groups(inputs.held_prompts, config.eval)
     if not inputs.held_prompts:
         raise ConfigError(
             "eval has no prompts: those of the held-out users are none.",
             "add prompts that belong to nobody, or hold out more users (--held-out-users)",
         )
-    return evaluation.context_groups(
-        inputs.held_contexts, inputs.held_prompts, config.eval, inputs.eval_foils
-    )
+    return context_groups(inputs.held_contexts, inputs.held_prompts, config.eval, inputs.eval_foils)
 
 
-def _check_adapter(lm: LanguageModel, folder: Path) -> None:
-    maker = json.loads((folder / lora.CONFIG).read_text(encoding="utf-8")).get("fingerprint")
+def _check_adapter(lm: LanguageModel, folder: Path, config: RunConfig) -> None:
+    about = json.loads((folder / lora.CONFIG).read_text(encoding="utf-8"))
+    maker = about.get("fingerprint")
     if maker not in (None, lm.fingerprint):
         raise ConfigError(
             f"{folder}: this adapter was trained on another model than {lm.name}.",
             "give eval the --model of training",
         )
+    for name in ("context_template", "answer_style"):
+        trained, now = about.get("mipo", {}).get(name), getattr(config.generate, name)
+        if trained not in (None, now):
+            raise ConfigError(
+                f"{folder}: this adapter was trained with {name} {trained!r}, not {now!r}.",
+                f"give eval the --{name.replace('_', '-')} of training",
+            )
 
 
 def _overlap(
     run: Path, config: RunConfig, inputs: Inputs, cut: Sequence[Context] = ()
-) -> dict[str, list[int]]:
+) -> dict[str, tuple[int, int]]:
     """How many of the users and prompts to be asked were trained on, and how many there are.
 
     ``cut`` are the held-out contexts as the model reads them. Empty where the pairs are not there.
@@ -78,7 +90,8 @@ def _overlap(
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     if not path.is_file():
         return {}
-    trained = {message["content"] for pair in read_pairs(path) for message in pair.messages}
+    wrapper = wrapper_of(config.generate)
+    trained = {wrapper.unwrapped(m) for pair in read_pairs(path) for m in pair.messages}
     found = {}
     for kind, held in (
         ("users", cut or inputs.held_contexts),
@@ -87,7 +100,7 @@ def _overlap(
         if not held:
             continue
         seen = overlap([item.text for item in held], trained)
-        found[kind] = [len(seen), len(held)]
+        found[kind] = len(seen), len(held)
         if kind in inputs.held_out and seen and not config.eval.allow_overlap:
             raise ConfigError(
                 f"{len(seen)} of {len(held)} held-out {kind} were trained on, "
@@ -98,15 +111,15 @@ def _overlap(
     return found
 
 
-def _held_out(found: Mapping[str, Sequence[int]], told: str) -> str:
+def _held_out(overlap: Mapping[str, tuple[int, int]], split: str) -> str:
     """What is new to the adapter: as the pairs say, or where there are none as the split does."""
-    parts = [kind for kind, (seen, _) in found.items() if not seen]
-    return (" and ".join(parts) or "nothing") if found else told
+    parts = [kind for kind, (seen, _) in overlap.items() if not seen]
+    return (" and ".join(parts) or "nothing") if overlap else split
 
 
 def _key(
     lm: LanguageModel, weights: Path, inputs: Inputs, config: RunConfig, studies: Sequence[Study]
-) -> Summary:
+) -> Json:
     """What an evaluation depends on."""
     return {
         "model": lm.fingerprint,
@@ -131,7 +144,7 @@ class _Keeper:
     adapter those of the base.
     """
 
-    def __init__(self, store: RunStore, key: Summary) -> None:
+    def __init__(self, store: RunStore, key: Json) -> None:
         self.store, self.key = store, key
         self.files: list[AnswerFile] = []
         self.lasting: list[AnswerFile] = []
@@ -158,52 +171,40 @@ class _Keeper:
 
 
 def _measure(
-    lm: LanguageModel,
-    groups: Sequence[evaluation.Group],
-    inputs: Inputs,
-    config: RunConfig,
-    studies: Sequence[Study],
-    keeper: _Keeper,
-    on_progress: Progress,
-) -> tuple[Summary, list[dict[str, str]], list[Section]]:
-    """Content of ``eval.json``, rows of ``answers.jsonl``, and the sections of all studies."""
-    known = evaluation.known_values(inputs.train_contexts + inputs.held_contexts)
+    subject: Subject, studies: Sequence[Study], keeper: _Keeper
+) -> tuple[EvalResult, dict[str, Sequence[Json]]]:
+    """The result, and rows of the JSONL files beside it, by name."""
     columns: dict[str, evaluation.Columns] = {}
-    subject = Subject(lm, config, inputs, groups, {}, {}, on_progress, keeper)
-    items, answers = subject.items, {}
+    answers: dict[str, dict[str, Response]] = {}
+    items, options = subject.items, subject.config
     for side in SIDES:
-        with subject.side(side):
+        with subject.side(side) as lm:
             columns[side], answers[side] = evaluation.measure(
-                lm,
-                groups,
-                known,
-                config.generate,
-                seed=config.data.seed + 1,
-                on_progress=on_progress,
-                who=side,
-                journal=keeper.main(side),
+                lm, subject.asked, side, keeper.main(side)
             )
+    base, adapter = (columns[side] for side in SIDES)
     metrics = compare(
-        columns["base"],
-        columns["adapter"],
-        items,
-        resamples=config.eval.resamples,
-        seed=config.data.seed,
+        base, adapter, items, resamples=options.eval.resamples, seed=options.data.seed
     )
     subject = replace(subject, columns=columns, answers=answers)
-    sections = [study.measure(subject) for study in studies]
-    for section in sections:
-        metrics.update({name: dict(row) for name, row in section.metrics.items()})
-    results = {
-        "schema": 2,
-        "metrics": metrics,
-        "sections": {
-            study.name: section.result() for study, section in zip(studies, sections, strict=True)
-        },
-        **evaluation.examples(items, answers["base"], answers["adapter"]),
-        "items": evaluation.values(columns["base"], columns["adapter"]),
+    sections: dict[str, Section] = {}
+    files: dict[str, Sequence[Json]] = {
+        "answers.jsonl": evaluation.answer_rows(items, answers["base"], answers["adapter"])
     }
-    return results, evaluation.answer_rows(items, answers["base"], answers["adapter"]), sections
+    for study in studies:
+        found = study.measure(subject)
+        metrics |= found.metrics
+        sections[study.name] = section(found.findings, found.metrics, found.details)
+        files |= found.files
+    changed, examples = evaluation.examples(items, answers["base"], answers["adapter"])
+    return EvalResult(
+        metrics=metrics,
+        sections=sections,
+        changed=changed,
+        answers=len(items),
+        examples=examples,
+        items=evaluation.values(base, adapter),
+    ), files
 
 
 def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]:
@@ -212,9 +213,19 @@ def prepare_studies(run: Path, config: RunConfig, inputs: Inputs) -> list[Study]
     return [study for study in found if study]
 
 
+def _subject(
+    lm: LanguageModel, inputs: Inputs, config: RunConfig, keeper: _Keeper, on_progress: Progress
+) -> Subject:
+    known = known_values(inputs.train_contexts + inputs.held_contexts)
+    asked = Questions(
+        _groups(inputs, config), known, config.generate, config.data.seed + 1, on_progress
+    )
+    return Subject(lm, config, inputs, asked, {}, {}, keeper)
+
+
 @writing("eval")
 @uncompiled_on_cpu()
-def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Summary:
+def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> EvalResult:
     """Compare base and adapter on held-out users and prompts.
 
     Writes ``eval.json``, and ``answers.jsonl`` with both answers to everything asked.
@@ -228,7 +239,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     _groups(inputs, config)  # faults are told before a model is loaded
     seen = _overlap(run, config, inputs)
     lm = open_model(config.data.model, adapter_path=folder, offline=config.data.offline)
-    _check_adapter(lm, folder)
+    _check_adapter(lm, folder, config)
     for study in studies:
         study.check(lm)
     held = [inputs.held_contexts, inputs.eval_foils]
@@ -239,19 +250,15 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Su
     inputs = replace(inputs, held_contexts=cut[0], eval_foils=cut[1])
     store = RunStore(run)
     if store.is_fresh("eval", key) and (run / "answers.jsonl").is_file():
-        results: Summary = json.loads((run / "eval.json").read_text(encoding="utf-8"))
-        return results
-    stats: Summary = {}
+        return EvalResult.from_json(json.loads((run / "eval.json").read_text(encoding="utf-8")))
+    stats: Json = {}
     keeper = _Keeper(store, key)
-    with measured(stats):
-        results, rows, sections = _measure(
-            lm, _groups(inputs, config), inputs, config, studies, keeper, on_progress
-        )
-    results |= {"overlap": seen, "held_out": _held_out(seen, inputs.held_out)}
-    files = {name: kept for section in sections for name, kept in section.files.items()}
-    store.write_json("eval.json", results)
-    for name, kept in {"answers.jsonl": rows, **files}.items():
-        store.write_jsonl(name, kept)
-    store.record("eval", key, ["eval.json", "answers.jsonl", *files], stats)
+    with allocator_within(config.generate.memory_limit), measured(stats):
+        result, files = _measure(_subject(lm, inputs, config, keeper, on_progress), studies, keeper)
+    result = replace(result, overlap=seen, held_out=_held_out(seen, inputs.held_out))
+    store.write_json("eval.json", result.to_json())
+    for name, rows in files.items():
+        store.write_jsonl(name, rows)
+    store.record("eval", key, ["eval.json", *files], stats)
     keeper.remove()
-    return results
+    return result

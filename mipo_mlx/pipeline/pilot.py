@@ -1,22 +1,24 @@
 """A look ahead: what ``mipo generate`` would cost, and what a few pairs would be like.
 
-Nothing is written. Pairs of a trial are those of randomly drawn users, so that contexts are shared
-as in the run itself; hard negatives are drawn at random here.
+Nothing is written. Pairs of a trial are whole blocks, so that contexts are shared as in the run
+itself; hard negatives are drawn at random here.
 """
 
 from __future__ import annotations
 
-import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_reduce
 
 from mipo_mlx.config import RunConfig
-from mipo_mlx.data.negatives import Contrast
+from mipo_mlx.data.blocks import draw
+from mipo_mlx.data.grid import Cell, Grid
+from mipo_mlx.generation.answers import asks, encode
 from mipo_mlx.generation.contrasts import Prepared, describe, prepare
-from mipo_mlx.generation.pairs import asks, encode, generate
+from mipo_mlx.generation.pairs import generate
 from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
 from mipo_mlx.inference.sampling import prefill_of
@@ -28,31 +30,27 @@ from mipo_mlx.types import Progress
 PROBE = 24  # pairs that ``dry_run`` makes to learn the pace
 
 
-def _draw(contrasts: list[Contrast], count: int, seed: int) -> list[Contrast]:
-    """About ``count`` pairs: all of some users, in the order of the run."""
-    names = sorted({item.context_id or item.prompt_id for item in contrasts})
-    random.Random(f"{seed}:trial").shuffle(names)
-    rank = {name: place for place, name in enumerate(names)}
-    chosen = sorted(contrasts, key=lambda item: rank[item.context_id or item.prompt_id])[:count]
-    kept = {item.id for item in chosen}
-    return [item for item in contrasts if item.id in kept]
+def _part(work: Prepared, count: int) -> Grid:
+    """The answers of at least ``count`` pairs, or all: those of the run's first blocks."""
+    cells: dict[Cell, None] = {}
+    last, pairs = "", 0
+    for item in draw(work.grid, work.rules).contrasts:
+        if pairs >= count and item.block != last:
+            break
+        last, pairs = item.block, pairs + 1
+        cells[Cell(item.context_id, item.prompt_id, item.sample)] = None
+        other = item.negative_prompt_id or item.prompt_id
+        cells[Cell(item.negative_context_id, other, item.sample)] = None
+    return replace(work.grid, cells=tuple(cells))
 
 
 def _some_pairs(
     work: Prepared, config: RunConfig, count: int, on_progress: Progress
 ) -> tuple[dict[str, Any], float, int]:
     """Summary of so many pairs, seconds, and answers sampled."""
-    contrasts = _draw(work.contrasts, count, config.data.seed)
     start = time.perf_counter()
-    made = generate(
-        work.lm,
-        work.everybody,
-        work.inputs.train_prompts,
-        contrasts,
-        config.generate,
-        seed=config.data.seed,
-        on_progress=on_progress,
-    )
+    grid = _part(work, count)
+    made = generate(work.lm, grid, work.rules, config.generate, on_progress=on_progress)
     seconds = time.perf_counter() - start
     summary = describe(made, work)
     summary["tokens_per_second"] = round(made.tokens / max(seconds, 1e-9), 1)
@@ -61,7 +59,7 @@ def _some_pairs(
 
 @uncompiled_on_cpu()
 def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any]:
-    """The summary of ``count`` pairs: drops, lengths, PMI and headroom.
+    """The summary of ``count`` pairs or a few more, in whole blocks: drops, lengths and headroom.
 
     Raises:
         MipoError: as ``pipeline.generate.generate`` does.
@@ -87,16 +85,14 @@ def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
         MipoError: as ``pipeline.generate.generate`` does.
     """
     work = prepare(config)
-    wanted = {
-        ask.key: ask for ask in asks(work.everybody, work.inputs.train_prompts, work.contrasts)
-    }
-    prompts = [encode(work.lm, ask.context, ask.prompt, config.generate) for ask in wanted.values()]
+    wanted = asks(work.grid)
+    prompts = [encode(work.lm, ask.context, ask.prompt, config.generate) for ask in wanted]
     weights = tree_reduce(lambda size, leaf: size + leaf.nbytes, work.lm.model.parameters(), 0)
     mx.reset_peak_memory()
     longest = max(map(len, prompts)) + config.generate.max_tokens
     probe, seconds, answers = _some_pairs(work, config, PROBE, on_progress)
     return {
-        "pairs": len(work.contrasts),
+        "pairs": len(draw(work.grid, work.rules).contrasts),
         "responses": len(wanted),
         "prompt_tokens": {
             "ideal": distinct_prefix_tokens(prompts),

@@ -12,9 +12,8 @@ from mipo_mlx.config import RunConfig
 from mipo_mlx.data.hub import local_file
 from mipo_mlx.errors import DataError, MipoError, ModelError
 from mipo_mlx.evaluation.benchmarks import read_tasks
-from mipo_mlx.generation.contrasts import PROMPTS_PER_CONTEXT, contrasts_of
+from mipo_mlx.generation.contrasts import PROMPTS_PER_CONTEXT, contrasts_of, grid_of, rules_of
 from mipo_mlx.generation.inputs import Inputs, read_inputs
-from mipo_mlx.generation.pairs import asks
 from mipo_mlx.models.load import HUB_ID, Download, locate
 from mipo_mlx.pipeline import doctor
 from mipo_mlx.pipeline.reproduce import Cell
@@ -64,9 +63,7 @@ def _downloads(cell: Cell) -> list[dict[str, Any]]:
 
 def _measured(config: RunConfig, inputs: Inputs) -> dict[str, int]:
     """Counts from the data themselves."""
-    contrasts = contrasts_of(inputs, config)
-    users = [*inputs.train_contexts, *inputs.foils]
-    answers = {ask.key for ask in asks(users, inputs.train_prompts, contrasts)}
+    answers = grid_of(inputs, rules_of(inputs, config)).cells
     trained = {prompt.text for prompt in inputs.train_prompts}
     found = read_tasks(
         config.eval, seed=config.data.seed, offline=config.data.offline, trained=trained
@@ -76,7 +73,7 @@ def _measured(config: RunConfig, inputs: Inputs) -> dict[str, int]:
         users_held = min(len(inputs.held_contexts), config.eval.eval_contexts or 10**9)
         held = users_held * min(held, config.eval.eval_prompts_per_context or held)
     return {
-        "pairs": len(contrasts),
+        "pairs": len(contrasts_of(inputs, config)),
         "answers": len(answers),
         "held_out_answers": 2 * held,
         "task_answers": 2 * sum(len(task.prompts) for task in found),
@@ -102,7 +99,9 @@ def _published(config: RunConfig, recipe: Recipe) -> dict[str, int]:
         people = min(people, config.data.user_limit or people)
         apart = round(people * config.data.held_out_users)
         pairs = round((people - apart) * each)
-        answers = 2 * pairs
+        answers = 2 * pairs  # a user's own prompts are asked of somebody else, or of nobody, too
+        if config.generate.negatives != "missing":
+            pairs = answers
         held = min(apart, options.eval_contexts or apart) * options.eval_prompts_per_context
     return {
         "pairs": pairs,

@@ -16,6 +16,7 @@ from mipo_mlx import pipeline
 from mipo_mlx.config import EMBEDDED_MISSING, EMBEDDED_PRESET, RunConfig, all_options, resolve
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.recipes import FIXTURES, Model, Recipe, Reported, find, read_recipes
+from mipo_mlx.results import Json, MetricRow
 from mipo_mlx.run_dir.store import RunStore
 from mipo_mlx.types import Progress, silent
 
@@ -85,7 +86,7 @@ class Cell:
         return [] if self.invented else self.recipe.reported_of(named)
 
 
-def table() -> list[dict[str, Any]]:
+def table() -> list[Json]:
     """All cells: model, data set, objective, and all that is stated, unknown, chosen, reported."""
     return [
         {
@@ -159,10 +160,10 @@ def _slug(model: str) -> str:
 
 
 def _small(recipe: Recipe) -> dict[str, Any]:
-    """What the embedded model needs instead; the method is left as it is (no pair is dropped)."""
+    """What the embedded model needs instead; how answers are sampled is the recipe's."""
     missing = EMBEDDED_MISSING if recipe.options.get("negatives") == "missing" else {}
     layers = {**EMBEDDED_PRESET, **missing, **SMALL}
-    return {name: value for name, value in layers.items() if name != "min_pmi"}
+    return {name: value for name, value in layers.items() if name not in ("temperature", "top_p")}
 
 
 def _layers(recipe: Recipe, request: Request, small: bool) -> tuple[dict[str, Any], dict[str, str]]:
@@ -224,43 +225,99 @@ def all_cells(request: Request) -> list[Cell]:
     return [cell(f"{r.name}/{model.name}", request) for r in recipes for model in r.models]
 
 
-def _beside(reported: Reported, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure of the paper, with what was measured where that is the same thing."""
-    told: dict[str, Any] = {"text": reported.text, "origin": reported.origin}
-    if reported.metric in metrics:
-        told |= {"metric": reported.metric, "side": reported.side, "value": reported.value}
-        told["measured"] = metrics[reported.metric][reported.side]
-    return told
+@dataclass(frozen=True)
+class Beside:
+    """A figure of the paper, with what was measured where that is the same thing.
+
+    Attributes:
+        text, origin: what the paper says, and where.
+        metric, side, value: of the figure, where it was measured here.
+        measured: the same of this run.
+    """
+
+    text: str
+    origin: str
+    metric: str | None = None
+    side: str | None = None
+    value: float | None = None
+    measured: float | None = None
 
 
-def run(cell: Cell, on_progress: Progress = silent) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """What became of a cell: content of ``RESULT``.
+
+    Attributes:
+        cell, model, data, notes: as in ``Cell``.
+        metrics: rows of what the recipe measures.
+        reported: the paper's figures.
+        seconds: of all steps.
+        run: the directory.
+        error: why there is nothing else, or "".
+    """
+
+    cell: str
+    run: str
+    model: str = ""
+    data: str = ""
+    notes: Sequence[str] = ()
+    metrics: Mapping[str, MetricRow] = field(default_factory=dict)
+    reported: Sequence[Beside] = ()
+    seconds: float = 0.0
+    error: str = ""
+
+    def to_json(self) -> Json:
+        """Of a failure its cell, run and error; else all but the error."""
+        if self.error:
+            return {"cell": self.cell, "run": self.run, "error": self.error}
+        kept = ("base", "adapter", "delta", "ci95", "n", "unit")
+        rows = {name: row.to_json() for name, row in self.metrics.items()}
+        return {
+            "cell": self.cell,
+            "model": self.model,
+            "data": self.data,
+            "notes": list(self.notes),
+            "metrics": {name: {key: row[key] for key in kept} for name, row in rows.items()},
+            "reported": [
+                {name: value for name, value in vars(item).items() if value is not None}
+                for item in self.reported
+            ],
+            "seconds": self.seconds,
+            "run": self.run,
+        }
+
+
+def _beside(reported: Reported, metrics: Mapping[str, MetricRow]) -> Beside:
+    row = metrics.get(reported.metric)
+    if row is None:
+        return Beside(reported.text, reported.origin)
+    same = (reported.metric, reported.side, reported.value, row.side(reported.side))
+    return Beside(reported.text, reported.origin, *same)
+
+
+def run(cell: Cell, on_progress: Progress = silent) -> Result:
     """All four steps of a cell, those already done skipped; the result, kept as ``RESULT`` too.
 
     Raises:
         MipoError: as ``pipeline.run.run`` does.
     """
-    summary = pipeline.run.run(cell.run, cell.config, on_progress)
-    metrics = summary["metrics"]
-    kept = ("base", "adapter", "delta", "ci95", "n", "unit")
-    result = {
-        "cell": cell.name,
-        "model": cell.config.data.model,
-        "data": cell.recipe.title,
-        "notes": list(cell.notes),
-        "metrics": {
-            name: {key: metrics[name][key] for key in kept}
-            for name in cell.recipe.measures
-            if name in metrics
-        },
-        "reported": [_beside(item, metrics) for item in cell.reported],
-        "seconds": summary["seconds"],
-        "run": str(cell.run),
-    }
-    RunStore(cell.run).write_json(RESULT, result)
+    report = pipeline.run.run(cell.run, cell.config, on_progress)
+    metrics = report.metrics
+    result = Result(
+        cell=cell.name,
+        run=str(cell.run),
+        model=cell.config.data.model,
+        data=cell.recipe.title,
+        notes=cell.notes,
+        metrics={name: metrics[name] for name in cell.recipe.measures if name in metrics},
+        reported=[_beside(item, metrics) for item in cell.reported],
+        seconds=report.seconds,
+    )
+    RunStore(cell.run).write_json(RESULT, result.to_json())
     return result
 
 
-def run_all(cells: Sequence[Cell], on_progress: Progress = silent) -> list[dict[str, Any]]:
+def run_all(cells: Sequence[Cell], on_progress: Progress = silent) -> list[Result]:
     """Results of cells one by one; a cell that fails leaves its message and the others go on."""
     results = []
     for item in cells:
@@ -271,5 +328,5 @@ def run_all(cells: Sequence[Cell], on_progress: Progress = silent) -> list[dict[
         try:
             results.append(run(item, told))
         except MipoError as error:
-            results.append({"cell": item.name, "run": str(item.run), "error": str(error)})
+            results.append(Result(item.name, str(item.run), error=str(error)))
     return results

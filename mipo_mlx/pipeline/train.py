@@ -16,17 +16,18 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mipo_mlx.config import RunConfig, TrainConfig, to_toml
+from mipo_mlx.config import RunConfig, TrainConfig, rate_for, to_toml
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
-from mipo_mlx.data.split import split
+from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
+from mipo_mlx.models.architecture import total_parameters
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.models.memory import allocator_within, limit_bytes, measured
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.training import compat_check
@@ -37,12 +38,13 @@ from mipo_mlx.training.memory_plan import Plan, choose, steps_of
 from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.training.step import plain_plan
 from mipo_mlx.training.trackers import tracker
-from mipo_mlx.training.trainer import Trainer
+from mipo_mlx.training.trainer import STOPS, Trainer
 from mipo_mlx.training.withhold import held_facts, withhold
 from mipo_mlx.types import PreferencePair, Progress, silent
 
 log = logging.getLogger("mipo_mlx")
 STATE = "training.safetensors"
+METRICS = "metrics.jsonl"
 NO_MATTER = ("pairs", "save_every", "report_to")  # options without a say in the adapter's numbers
 
 
@@ -118,7 +120,7 @@ def _rows(
                 "shorten it or leave it out",
             )
         reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
-        encoded = EncodedPair(pair.id, prompt, sides, pair.context_id)
+        encoded = EncodedPair(pair.id, prompt, sides, pair.context_id, pair.block)
         rows.append(TrainingRow(encoded, reference, other))
     return rows
 
@@ -126,20 +128,24 @@ def _rows(
 def _parts(
     pairs: Sequence[PreferencePair], rows: Sequence[TrainingRow], config: TrainConfig, seed: int
 ) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Rows to train on and rows to validate on: other users, or other prompts of a single one."""
+    """Rows to train on and rows to validate on."""
     if not config.validation:
         return list(rows), []
-    by_user = len({pair.context_id for pair in pairs}) > 1
-    names = [pair.context_id if by_user else pair.prompt_id or pair.id for pair in pairs]
-    if len(set(names)) < 2:
-        raise ConfigError(
-            "--validation needs pairs of at least two users or prompts.", "leave it out"
-        )
-    held = set(split({name: name for name in names}, config.validation, seed)[1])
     sides: tuple[list[TrainingRow], list[TrainingRow]] = ([], [])
-    for name, row in zip(names, rows, strict=True):
-        sides[name in held].append(row)
+    for held, row in zip(held_pairs(pairs, config.validation, seed), rows, strict=True):
+        sides[held].append(row)
     return sides
+
+
+def with_rate(lm: LanguageModel, config: TrainConfig) -> TrainConfig:
+    """With a learning rate for the model's size, where none was given."""
+    if config.learning_rate:
+        return config
+    size = total_parameters(lm.model)
+    rate, measured_at = rate_for(size)
+    if not measured_at:
+        log.info("learning rate %g: a guess for %.1fB parameters", rate, size / 1e9)
+    return replace(config, learning_rate=rate)
 
 
 def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
@@ -229,7 +235,7 @@ def _saved(store: RunStore, key: dict[str, Any], trainer: Trainer) -> list[dict[
         if about["inputs"] != json.loads(json.dumps(key)):
             return []
         trainer.restore(arrays, about["counters"])
-        return list(about["log"])
+        return [line for line in about["log"] if line["step"] <= trainer.counters.step]
     except (KeyError, TypeError, ValueError):
         return []
 
@@ -269,12 +275,16 @@ def _run(
             arrays, counters = good
             about = {"inputs": key, "counters": counters, "log": metrics}
             store.write_arrays(STATE, arrays, about)
-            store.write_jsonl("metrics.jsonl", metrics)
+
+    if ranks.rank == 0:
+        store.write_jsonl(METRICS, metrics)  # steps after the last save are taken again
 
     try:
         with tracker(config.report_to if ranks.rank == 0 else "", store.path) as tell:
             for step in trainer.run():
                 metrics.append({"step": step.step, **step.values})
+                if ranks.rank == 0:
+                    store.append_jsonl(METRICS, metrics[-1])
                 tell(step.step, step.values)
                 good = trainer.snapshot()
                 if step.step % config.save_every == 0 and step.step < step.total_steps:
@@ -299,6 +309,8 @@ def _key(lm: LanguageModel, config: RunConfig, path: Path) -> dict[str, Any]:
         "pairs": file_hash(path),
         "seed": config.data.seed,
         "enable_thinking": config.generate.enable_thinking,
+        "context_template": config.generate.context_template,
+        "answer_style": config.generate.answer_style,
         **settings,
     }
 
@@ -317,7 +329,8 @@ def _told(trainer: Trainer, metrics: list[dict[str, Any]], pairs: int) -> dict[s
         best = trainer.counters.best_step
         stats.update(validation_pairs=len(trainer.validation), best_step=best)
     if trainer.counters.stopped:
-        stats["stopped"] = trainer.counters.stopped
+        stats["stopped"] = STOPS[trainer.counters.stopped]
+        log.warning("stopped after %d steps: %s", len(metrics), stats["stopped"])
     if metrics:
         stats.update(first=metrics[0], last=metrics[-1])
     return stats
@@ -334,6 +347,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     unwanted = held_facts(config.train)
     start = Path(config.train.adapter_path) if config.train.adapter_path else None
     lm = open_model(config.data.model, adapter_path=start, offline=config.data.offline)
+    config = replace(config, train=with_rate(lm, config.train))
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     pairs = _read(lm, run, config, path)
     key = _key(lm, config, path)
@@ -349,29 +363,32 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
     shape = _attach(lm, config.train, config.data.seed)
     pairs = [with_ids(lm, pair, config.generate.enable_thinking) for pair in pairs]
-    pairs = _referred(lm, pairs, config, on_progress)
+    with allocator_within(config.generate.memory_limit):
+        pairs = _referred(lm, pairs, config, on_progress)
     rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
     plan = _proven(lm, rows, config, ranks, shape)
     trainer = Trainer(
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )
+    if ranks.rank == 0:
+        trainer.tell_large_blocks()
     stats: dict[str, Any] = {}
     state = {
         **key,
         "plan": [plan.micro_batch, plan.recompute, plan.logits, plan.piece],
         "ranks": ranks.size,
     }
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         if ranks.rank == 0:
             store.write_text("config.toml", to_toml(config))
         metrics = _run(store, state, trainer, config.train, on_progress)
     stats.update(**_told(trainer, metrics, len(rows)), **told)
     if ranks.rank:
         return stats
-    store.write_jsonl("metrics.jsonl", metrics)
+    store.write_jsonl(METRICS, metrics)
     extra = {"model": config.data.model, "fingerprint": lm.fingerprint, "mipo": key}
     lora.save(lm, store.path / "adapter", shape, extra=extra)
-    outputs = ["adapter/adapters.safetensors", "adapter/adapter_config.json", "metrics.jsonl"]
+    outputs = ["adapter/adapters.safetensors", "adapter/adapter_config.json", METRICS]
     store.record("train", key, outputs, stats)
     (store.path / STATE).unlink(missing_ok=True)
     return stats

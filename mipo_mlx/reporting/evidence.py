@@ -1,50 +1,23 @@
-"""What a report shows beside its table, in numbers: distributions, curves, origins, limits.
+"""What a report shows beside its table, in numbers: distributions, curves, origins.
 
-All of it goes into ``report.json``; ``page`` draws nothing that does not stand there.
+All of it goes into ``report.json``; ``html`` draws nothing that does not stand there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mipo_mlx.config import RunConfig, all_options, to_dict
-from mipo_mlx.recipes import FIXTURES
+from mipo_mlx.results import Json
 
-# How a metric is called, what it says, and whether more of it is better (1), worse (-1) or neither
-METRICS = {
-    "personalization/own_context_rate": (
-        "own context rate", "answers that state a fact of their user and none of another's", 1,
-    ),
-    "personalization/wrong_fact_rate": (
-        "wrong fact rate", "answers that state a fact of somebody else", -1,
-    ),
-    "information/pmi": (
-        "PMI", "how much likelier an answer is under its own context than under any of several", 1,
-    ),
-    "information/context_accuracy": (
-        "context accuracy", "answers likeliest under their own context, among several", 1,
-    ),
-    "control/swapped_context_gap": (
-        "swapped context gap", "log-prob under the own context, less the mean under others", 1,
-    ),
-    "diversity/self_bleu4": (
-        "self-BLEU-4", "likeness of answers to each other; lower is more diverse", 0,
-    ),
-    "length/response_tokens": ("answer length", "neither longer nor shorter is better", 0),
-    "reasoning/accuracy": ("accuracy", "answers whose final number or choice is right", 1),
-    "reasoning/form_rate": ("form rate", "answers with a final number or choice to be read", 1),
-    "reasoning/choice_entropy": ("choice entropy", "uncertainty over the offered choices", 0),
-}  # fmt: skip
 CURVES = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "kl", "learning_rate")
 POINTS = 100  # of a curve, at most
 BINS = 20  # of a histogram, about
-LENGTH_WARNING = 1.2  # ratio of mean lengths
-FEW = 100  # answers
 
 
 def _step(span: float) -> float:
@@ -53,19 +26,32 @@ def _step(span: float) -> float:
     return next(f * power for f in (1, 2, 2.5, 5, 10, 20) if f * power * BINS >= span * (1 - 1e-9))
 
 
-def histogram(
-    columns: Mapping[str, Sequence[float]], unit: str, *, whole: bool = False
-) -> dict[str, Any] | None:
-    """Counts of several columns in common bins; None without a finite value.
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of several columns in common bins; a bin holds its lower edge, not its upper one.
 
-    Args:
-        columns: values by name; those that are not finite are left out.
+    Attributes:
         unit: of the values.
         whole: they are whole numbers, so that bins end between them.
+        edges: [bins + 1].
+        counts, means: by name of a column; a column without finite values has no mean.
+    """
 
-    Returns:
-        ``unit``, ``whole``, ``edges`` [bins + 1], ``counts`` and ``means`` by name; a bin holds its
-        lower edge and not its upper one.
+    unit: str
+    whole: bool
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+    means: Mapping[str, float]
+
+
+def histogram(
+    columns: Mapping[str, Sequence[float]], unit: str, *, whole: bool = False
+) -> Histogram | None:
+    """Counts of values by name, finite ones alone; None without any.
+
+    Args:
+        columns: values by name.
+        unit, whole: as in ``Histogram``.
     """
     finite = {
         name: array[np.isfinite(array)]
@@ -85,27 +71,49 @@ def histogram(
     for name, array in finite.items():
         places = np.clip(np.searchsorted(edges, array, side="right") - 1, 0, count - 1)
         counts[name] = np.bincount(places, minlength=count).tolist()
-    return {
-        "unit": unit,
-        "whole": whole,
-        "edges": [float(f"{edge:.12g}") for edge in edges],
-        "counts": counts,
-        "means": {name: float(array.mean()) for name, array in finite.items() if array.size},
-    }
+    return Histogram(
+        unit,
+        whole,
+        [float(f"{edge:.12g}") for edge in edges],
+        counts,
+        {name: float(array.mean()) for name, array in finite.items() if array.size},
+    )
 
 
-def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Training metrics as at most ``POINTS`` means over as many neighbouring steps each.
+@dataclass(frozen=True)
+class Curves:
+    """Training metrics, a mean over ``steps_per_point`` neighbouring steps a point.
 
-    Returns:
-        ``steps_per_point``, ``step`` (the last of each point) and the values of each of ``CURVES``
-        that there is, None at points without a finite one; None without lines.
+    Attributes:
+        step: the last of each point.
+        values: of each of ``CURVES`` that there is; None at points without a finite one.
+    """
+
+    steps_per_point: int
+    step: Sequence[int]
+    values: Mapping[str, Sequence[float | None]]
+
+    def to_json(self) -> Json:
+        """Values beside ``steps_per_point`` and ``step``."""
+        return {"steps_per_point": self.steps_per_point, "step": list(self.step), **self.values}
+
+    @classmethod
+    def from_json(cls, curves: Mapping[str, Any]) -> Curves:
+        values = {name: curves[name] for name in CURVES if name in curves}
+        return cls(curves["steps_per_point"], curves["step"], values)
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> Curves | None:
+    """Training metrics as at most ``POINTS`` points; None without lines.
+
+    Args:
+        lines: of ``metrics.jsonl``.
     """
     if not lines:
         return None
     width = math.ceil(len(lines) / POINTS)
     parts = [lines[start : start + width] for start in range(0, len(lines), width)]
-    made: dict[str, Any] = {"steps_per_point": width, "step": [part[-1]["step"] for part in parts]}
+    values: dict[str, list[float | None]] = {}
     for name in CURVES:
         points = []
         for part in parts:
@@ -113,34 +121,59 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             finite = [value for value in found if math.isfinite(value)]
             points.append(float(f"{sum(finite) / len(finite):.6g}") if finite else None)
         if any(point is not None for point in points):
-            made[name] = points
-    return made
+            values[name] = points
+    return Curves(width, [part[-1]["step"] for part in parts], values)
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Numbers behind the plots; what there is nothing of is None."""
+
+    pmi: Histogram | None = None
+    answer_tokens: Histogram | None = None
+    pair_tokens: Histogram | None = None
+    training: Curves | None = None
+
+    def to_json(self) -> Json:
+        """As in ``report.json``."""
+        numbers = {name: each and asdict(each) for name, each in vars(self).items()}
+        return numbers | {"training": self.training and self.training.to_json()}
+
+    @classmethod
+    def from_json(cls, plots: Mapping[str, Any]) -> Plots:
+        """What ``to_json`` gave."""
+        histograms = {
+            name: Histogram(**numbers)
+            for name, numbers in plots.items()
+            if name != "training" and numbers
+        }
+        training = plots["training"]
+        return cls(**histograms, training=Curves.from_json(training) if training else None)
 
 
 def plots(
-    results: Mapping[str, Any],
+    items: Mapping[str, Mapping[str, Sequence[float]]],
     training: Sequence[Mapping[str, Any]],
     pairs: Iterable[tuple[int, int]],
-) -> dict[str, Any]:
-    """Numbers behind the plots; what there is nothing of is None.
+) -> Plots:
+    """Numbers behind the plots.
 
     Args:
-        results: content of ``eval.json``.
+        items: of ``eval.json``: metric -> side -> values.
         training: lines of ``metrics.jsonl``.
         pairs: tokens of the chosen and the rejected answer of each pair.
     """
-    items = results.get("items", {})
     lengths = list(pairs)
     sides = {"rejected": [b for _, b in lengths], "chosen": [a for a, _ in lengths]}
-    return {
-        "pmi": histogram(items.get("information/pmi", {}), "nats"),
-        "answer_tokens": histogram(items.get("length/response_tokens", {}), "tokens", whole=True),
-        "pair_tokens": histogram(sides, "tokens", whole=True),
-        "training": curves(training),
-    }
+    return Plots(
+        histogram(items.get("information/pmi", {}), "nats"),
+        histogram(items.get("length/response_tokens", {}), "tokens", whole=True),
+        histogram(sides, "tokens", whole=True),
+        curves(training),
+    )
 
 
-def _changed_options(steps: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+def _changed_options(steps: Mapping[str, Json], config: RunConfig) -> Json:
     """Options that are not the default, as the steps took them."""
     flat = {name: value for part in to_dict(config).values() for name, value in part.items()}
     for step in ("generate", "train", "eval"):
@@ -155,8 +188,50 @@ def _changed_options(steps: Mapping[str, Any], config: RunConfig) -> dict[str, A
     }
 
 
-def provenance(steps: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class StepCost:
+    """What a step took; None where it is not known, or of other steps."""
+
+    step: str
+    seconds: float | None
+    peak_memory_bytes: int | None
+    pairs: int | None
+    optimizer_steps: int | None
+
+
+@dataclass(frozen=True)
+class Provenance:
     """What was trained on what, where, and at what cost.
+
+    Attributes:
+        model, contexts, prompts, pairs: as they were named, or where the package's own come from.
+        seed: of training.
+        hashes: sha256 by what they are of.
+        stale: the adapter is another one than was evaluated.
+        options: those that are not the default.
+        machine: platform, device and versions, as the manifest has them.
+        steps: in their order.
+    """
+
+    model: str
+    contexts: str
+    prompts: str
+    pairs: str
+    seed: int
+    hashes: Mapping[str, str]
+    stale: bool
+    options: Json
+    machine: Json | None
+    steps: Sequence[StepCost]
+
+    @classmethod
+    def from_json(cls, origin: Mapping[str, Any]) -> Provenance:
+        """What ``dataclasses.asdict`` gave."""
+        return cls(**{**origin, "steps": [StepCost(**step) for step in origin["steps"]]})
+
+
+def provenance(steps: Mapping[str, Json], config: RunConfig) -> Provenance:
+    """Of a run.
 
     Args:
         steps: of the manifest.
@@ -172,89 +247,19 @@ def provenance(steps: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
         "adapter": judged.get("adapter"),
     }
     made = steps.get("train", {}).get("outputs", {}).get("adapter/adapters.safetensors")
-    return {
-        "model": config.data.model,
-        "contexts": config.data.contexts or "the package's sample",
-        "prompts": config.data.prompts or "the package's own",
-        "pairs": config.train.pairs or "made by this run",
-        "seed": train.get("seed", config.data.seed),
-        "hashes": {name: value for name, value in hashes.items() if value},
-        "stale": bool(made and judged.get("adapter") and made != judged["adapter"]),
-        "options": _changed_options(steps, config),
-        "machine": steps.get("train", steps.get("eval", {})).get("made_on"),
-        "steps": [
-            {
-                "step": name,
-                "seconds": step["stats"].get("seconds"),
-                "peak_memory_bytes": step["stats"].get("peak_memory_bytes"),
-                "pairs": step["stats"].get("pairs"),
-                "optimizer_steps": step["stats"].get("optimizer_steps"),
-            }
+    costs = ("seconds", "peak_memory_bytes", "pairs", "optimizer_steps")
+    return Provenance(
+        model=config.data.model,
+        contexts=config.data.contexts or "the package's sample",
+        prompts=config.data.prompts or "the package's own",
+        pairs=config.train.pairs or "made by this run",
+        seed=train.get("seed", config.data.seed),
+        hashes={name: value for name, value in hashes.items() if value},
+        stale=bool(made and judged.get("adapter") and made != judged["adapter"]),
+        options=_changed_options(steps, config),
+        machine=steps.get("train", steps.get("eval", {})).get("made_on"),
+        steps=[
+            StepCost(name, *(step["stats"].get(cost) for cost in costs))
             for name, step in steps.items()
         ],
-    }
-
-
-HELD_OUT = {
-    "users and prompts": "Users and prompts of this evaluation were never trained on.",
-    "users": "The users are new, the prompts are not: the model was trained on these requests.",
-    "prompts": "The prompts are new, the users are not: the model was trained on these people.",
-    "nothing": "Nothing was held out: these numbers say how well the training data were learned.",
-}
-
-
-def limits(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """What these numbers cannot show, a sentence or two each."""
-    metrics, held_out = summary["metrics"], summary["held_out"]
-    told = [HELD_OUT.get(held_out, f"Held out from training: {held_out}.")]
-    told += [
-        f"{seen} of {count} {kind} asked were trained on, by their texts."
-        for kind, (seen, count) in summary["overlap"].items()
-    ]
-    if summary["provenance"]["stale"]:
-        told.append("The adapter was trained again after this evaluation: run eval once more.")
-    if config.data.model == "embedded":
-        told.append(
-            "The model is the package's own of one million parameters, in an invented world: this "
-            "shows that the method works here, not how much a larger model would gain."
-        )
-    places = filter(None, (config.data.contexts, config.data.prompts))
-    if any(Path(place).is_relative_to(FIXTURES) for place in places):
-        told.append(
-            "The data are a few invented rows in the columns of a public data set: this shows that "
-            "a recipe runs, not what the paper found."
-        )
-    least = min((row["n"] for row in metrics.values()), default=0)
-    told.append(
-        "One training with one seed: another seed gives other numbers, and the intervals do not "
-        "cover that." + (f" The smallest n is {least}." if least < FEW else "")
     )
-    if len(metrics) > 1 and not any("p_holm" in row for row in metrics.values()):
-        told.append(
-            f"{len(metrics)} intervals of 95% each: the more of them, the likelier that one misses "
-            "its true value by chance."
-        )
-    if "personalization/own_context_rate" in metrics:
-        judged = "by a model alone" if "judge/wins" in metrics else "by nobody"
-        told.append(
-            "Facts are counted as whole words. Whether an answer is apt, true or pleasant was "
-            f"judged {judged}."
-        )
-    if "information/pmi" in metrics:
-        most = config.eval.candidates
-        told.append(
-            f"PMI is told among about {most} conditions and cannot pass the log of their number "
-            f"(log {most} = {math.log(most):.2f} nats), so it understates large gains."
-        )
-    if config.data.objective == "context" and config.generate.negatives in ("missing", "mixed"):
-        told.append(
-            "Rejected answers that saw no context also reward an answer for using anybody's facts: "
-            "look at the swapped context gap and the wrong fact rate."
-        )
-    ratio = summary.get("length_ratio")
-    if ratio and not 1 / LENGTH_WARNING <= ratio <= LENGTH_WARNING:
-        told.append(
-            f"The adapter's answers are {ratio:.2f} times as long as the base's: part of a gain "
-            "may be length alone."
-        )
-    return told

@@ -6,22 +6,27 @@ Every number on it stands in ``report.json``; ``templates/report.html`` is its t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from mipo_mlx.grading.facts import stated
 from mipo_mlx.reporting import plots
-from mipo_mlx.reporting.evidence import METRICS
-from mipo_mlx.reporting.plots import shown, span
-from mipo_mlx.reporting.summary import apart
-
-Row = dict[str, Any]
-ALPHA = 0.05  # of tests and intervals
+from mipo_mlx.reporting.evidence import Curves, Histogram
+from mipo_mlx.reporting.format import (
+    change,
+    number,
+    p_value,
+    signed,
+    typographic,
+)
+from mipo_mlx.reporting.narrative import captions
+from mipo_mlx.reporting.summary import Report
+from mipo_mlx.results import METRICS, SIDES, Example, Metric, MetricRow, Table
 
 
 @cache
@@ -29,128 +34,94 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    functions = (metric_of, level, difference, probability, outcome)
+    environment.globals.update({function.__name__: function for function in functions})
     return environment.from_string(
         files("mipo_mlx.reporting").joinpath("templates/report.html").read_text("utf-8")
     )
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def metric_of(name: str, row: MetricRow) -> Metric:
+    """How a metric is called, what it says, and whether more of it is better."""
+    known = METRICS.get(name) or Metric(name.rpartition("/")[2].replace("_", " "), "", row.unit, 0)
+    return Metric(
+        known.title if row.title is None else row.title,
+        known.about if row.about is None else row.about,
+        row.unit,
+        known.better if row.better is None else row.better,
+    )
 
 
-def known(name: str, row: Mapping[str, Any]) -> tuple[str, str, int]:
-    """How a metric is called, what it says, and whether more of it is better (1, -1 or 0)."""
-    title, about, better = METRICS.get(name, (name.rpartition("/")[2].replace("_", " "), "", 0))
-    return row.get("title", title), row.get("about", about), row.get("better", better)
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is shown, with the value that it rounds; None where it is none."""
+
+    value: float | None
+    text: str
 
 
-def sections(summary: Mapping[str, Any]) -> list[Row]:
-    """Sections of studies with their own rows of the metrics."""
-    metrics = summary["metrics"]
-    return [
-        {
-            **section,
-            "name": name,
-            "rows": headline({n: metrics[n] for n in section["metrics"] if n in metrics}),
-        }
-        for name, section in summary["sections"].items()
-    ]
+def _cell(value: float, text: str) -> Cell:
+    return Cell(value if math.isfinite(value) else None, typographic(text))
 
 
-def _level(value: Any, unit: str) -> Row:
-    """A mean as the table shows it: with its value, a share in percent."""
-    if not _finite(value):
-        return {"value": None, "text": shown(math.nan)}
-    share = unit.startswith("share")
-    text = f"{100 * value:.1f}%" if share else shown(value, sign=False)
-    return {"value": value, "text": text}
+def level(value: float, unit: str = "") -> Cell:
+    """A mean."""
+    return _cell(value, number(value, unit))
 
 
-def _difference(value: Any, unit: str) -> Row:
-    if not _finite(value):
-        return {"value": None, "text": shown(math.nan)}
-    return {"value": value, "text": shown(span(unit)[1] * value)}
+def difference(value: float, unit: str) -> Cell:
+    """A difference of means."""
+    return _cell(value, signed(value, unit))
 
 
-def _outcome(name: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """A sign and words for where an interval lies, and whether that is good."""
-    low, high = row["ci95"]
-    if not (_finite(low) and _finite(high)):
-        return "?", "not known"
-    if low <= 0 <= high:
-        return "\N{WHITE CIRCLE}", "not clear of zero"
-    if row.get("p_holm", row.get("p", 0.0)) > ALPHA:
-        return "\N{WHITE CIRCLE}", "none seen, by p"
-    up = low > 0
-    better = known(name, row)[2]
+def probability(p: float) -> Cell:
+    """A p."""
+    return _cell(p, p_value(p))
+
+
+def outcome(name: str, row: MetricRow) -> tuple[str, str]:
+    """A sign and words for what became of a metric, and whether that is good."""
+    found = change(row)
+    if found == "none seen":
+        return "\N{WHITE CIRCLE}", found
+    up, better = found == "rose", metric_of(name, row).better
     sign = "\N{BLACK UP-POINTING TRIANGLE}" if up else "\N{BLACK DOWN-POINTING TRIANGLE}"
-    good = {0: "", 1: ", better", -1: ", worse"}[better if up else -better]
-    return sign, ("higher" if up else "lower") + good
+    return sign, found + {0: "", 1: ", better", -1: ", worse"}[better if up else -better]
 
 
-def _pair(row: Mapping[str, Any], name: str, show: Callable[[Any, str], Row]) -> list[Row]:
-    """Both ends of an interval of a row, or nothing where it has none."""
-    ends = row.get(name)
-    return [show(end, row["unit"]) for end in ends] if ends else []
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text, with the fact that it states, or ""."""
+
+    text: str
+    fact: str = ""
 
 
-def headline(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The table's rows: each shown number with the value that it rounds."""
-    rows = []
-    for name, row in metrics.items():
-        unit = row["unit"]
-        sign, outcome = _outcome(name, row)
-        title, about, _ = known(name, row)
-        rows.append(
-            {
-                "name": name,
-                "title": title,
-                "about": about,
-                "unit": unit,
-                "change": span(unit)[0],
-                "base": _level(row["base"], unit),
-                "adapter": _level(row["adapter"], unit),
-                "base_ci95": _pair(row, "base_ci95", _level),
-                "adapter_ci95": _pair(row, "adapter_ci95", _level),
-                "delta": _difference(row["delta"], unit),
-                "ci95": _pair(row, "ci95", _difference),
-                "p": _level(row.get("p_holm", row.get("p")), ""),
-                "holm": "p_holm" in row,
-                "mcnemar": _level(row.get("mcnemar_p"), ""),
-                "n": row["n"],
-                "users": row.get("users"),
-                "effective_n": _level(row.get("effective_n"), ""),
-                "sign": sign,
-                "outcome": outcome,
-            }
-        )
-    return rows
+@dataclass(frozen=True)
+class Side:
+    """An answer of one model in pieces, and the facts that it states."""
+
+    name: str
+    pieces: Sequence[Piece]
+    states: Sequence[str]
 
 
-def marked(text: str, facts: Mapping[str, str]) -> list[Row]:
-    """A text in pieces, each with the fact that it states, or none."""
+def marked(text: str, facts: Mapping[str, str]) -> list[Piece]:
+    """A text in pieces."""
     pieces, end = [], 0
     for start, stop, fact in stated(text, facts):
-        pieces += [{"text": text[end:start], "fact": ""}, {"text": text[start:stop], "fact": fact}]
+        pieces += [Piece(text[end:start]), Piece(text[start:stop], fact)]
         end = stop
-    pieces.append({"text": text[end:], "fact": ""})
-    return [piece for piece in pieces if piece["text"]]
+    pieces.append(Piece(text[end:]))
+    return [piece for piece in pieces if piece.text]
 
 
-def _answers(examples: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    for example in examples:
-        facts = example.get("facts") or {}
-        sides = []
-        for side in ("base", "adapter"):
-            pieces = marked(example[side], facts)
-            told = list(dict.fromkeys(p["fact"] for p in pieces if p["fact"]))
-            sides.append({"name": side, "pieces": pieces, "told": told})
-        yield {
-            "prompt": example["prompt"],
-            "user": example["context_id"],
-            "facts": facts,
-            "sides": sides,
-        }
+def _sides(example: Example) -> list[Side]:
+    sides = []
+    for name in SIDES:
+        pieces = marked(getattr(example, name), example.facts)
+        sides.append(Side(name, pieces, list(dict.fromkeys(p.fact for p in pieces if p.fact))))
+    return sides
 
 
 def _bin(low: float, high: float, whole: bool) -> str:
@@ -160,86 +131,67 @@ def _bin(low: float, high: float, whole: bool) -> str:
     return f"{low + 0.5:.0f}" + (f" to {high - 0.5:.0f}" if high - low > 1 else "")
 
 
-def _bins(numbers: Mapping[str, Any]) -> Row:
+def _bins(numbers: Histogram, title: str) -> Table:
     """A histogram as a table."""
-    edges, counts = numbers["edges"], numbers["counts"]
+    edges = numbers.edges
     body = [
-        [_bin(low, high, numbers["whole"]), *(str(count) for count in row)]
-        for low, high, *row in zip(edges, edges[1:], *counts.values(), strict=False)
+        [_bin(low, high, numbers.whole), *(str(count) for count in row)]
+        for low, high, *row in zip(edges, edges[1:], *numbers.counts.values(), strict=False)
     ]
-    return {"head": [numbers["unit"], *counts], "body": body}
+    return Table(title, [numbers.unit, *numbers.counts], body)
 
 
-def _steps(numbers: Mapping[str, Any]) -> Row:
+def _steps(numbers: Curves) -> Table:
     """Curves as a table."""
-    names = [name for name in numbers if name not in ("step", "steps_per_point")]
     body = [
-        [str(step), *("" if value is None else f"{value:.4g}" for value in row)]
-        for step, *row in zip(numbers["step"], *(numbers[name] for name in names), strict=True)
+        [str(step), *("" if value is None else number(value) for value in row)]
+        for step, *row in zip(numbers.step, *numbers.values.values(), strict=True)
     ]
-    return {"head": ["step", *names], "body": body}
+    return Table("Training", ["step", *numbers.values], body)
 
 
-def _figure(name: str, title: str, text: str, svg: str, table: Row | None) -> Row:
-    return {"name": name, "title": title, "text": text, "svg": Markup(svg), "table": table}
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its numbers as a table; None where another table has them."""
+
+    name: str
+    title: str
+    text: str
+    svg: Markup
+    table: Table | None
 
 
-HISTOGRAMS = (
-    (
-        "pmi", "PMI before and after",
-        "Held-out answers by their pointwise mutual information with their own context, each "
-        "answer scored by the model that wrote it. Farther right, the answer tells more of whom it "
-        "was written for.",
-    ),
-    (
-        "answer_tokens", "Length of held-out answers",
-        "A gain that comes with longer answers may be length alone.",
-    ),
-    (
-        "pair_tokens", "Length of the answers trained on",
-        "Where chosen answers are longer than rejected ones, training may teach length.",
-    ),
-)  # fmt: skip
-
-
-def _figures(summary: Mapping[str, Any]) -> Iterator[Row]:
-    """The plots that there are numbers for, each with these as a table; the first has its own."""
+def _figures(report: Report) -> Iterator[Figure]:
+    """The plots that there are numbers for."""
     metrics = {
         name: row
-        for name, row in apart(summary).items()
-        if all(_finite(value) for value in (row["delta"], *row["ci95"]))
+        for name, row in report.main.items()
+        if all(map(math.isfinite, (row.delta, *row.ci95)))
     }
-    numbers = summary["plots"]
     if metrics:
-        yield _figure(
-            "forest",
-            "Differences, with 95% intervals",
-            "Adapter less base, of paired answers. Filled square: the interval is clear of zero "
-            "(dotted line). Open circle: it is not. Metrics of one unit share an axis; the table "
-            "above holds the numbers.",
-            plots.forest(metrics, {name: known(name, row)[0] for name, row in metrics.items()}),
-            None,
-        )
-    for name, title, text in HISTOGRAMS:
-        if numbers.get(name):
-            svg = plots.histogram(numbers[name], name, title)
-            yield _figure(name, title, text, svg, _bins(numbers[name]))
-    training = numbers.get("training")
+        names = {name: metric_of(name, row).title for name, row in metrics.items()}
+        yield Figure("forest", *captions.FOREST, Markup(plots.forest(metrics, names)), None)
+    for name, (title, text) in captions.HISTOGRAMS.items():
+        numbers: Histogram | None = getattr(report.plots, name)
+        if numbers:
+            svg = Markup(plots.histogram(numbers, name, title))
+            yield Figure(name, title, text, svg, _bins(numbers, title))
+    training = report.plots.training
     if training:
-        width = training["steps_per_point"]
-        text = "Means over the pairs of each optimizer step, before its update."
-        if width > 1:
-            text = f"Means over the pairs of {width} optimizer steps each, before their updates."
-        yield _figure("curves", "Training", text, plots.curves(training), _steps(training))
+        text = captions.training(training.steps_per_point)
+        yield Figure("curves", "Training", text, Markup(plots.curves(training)), _steps(training))
 
 
-def render(summary: Mapping[str, Any]) -> str:
-    """The page of a summary as ``mipo report`` makes it and as it stands in ``report.json``."""
+def render(report: Report) -> str:
+    """The page of a report."""
+    metrics = report.metrics
     return _template().render(
-        summary=summary,
-        rows=headline(apart(summary)),
-        sections=sections(summary),
-        figures=list(_figures(summary)),
-        answers=list(_answers(summary["examples"])),
-        origin=summary["provenance"],
+        report=report,
+        sections={
+            name: (section, {n: metrics[n] for n in section.metrics if n in metrics})
+            for name, section in report.sections.items()
+        },
+        figures=list(_figures(report)),
+        answers=[(example, _sides(example)) for example in report.examples],
+        origin=report.provenance,
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from mipo_mlx.results import change
+from mipo_mlx.reporting.format import change, difference, number, p_value, signed
+from mipo_mlx.reporting.summary import Report
+from mipo_mlx.results import Ends, MetricRow, Section
 
-
-def _with_interval(value: float, ends: Sequence[float] | None, sign: str = "") -> str:
-    """A value, and where there is one its 95% interval."""
-    told = f"{value:{sign}.4g}"
-    return told + (f" [{ends[0]:{sign}.4g}, {ends[1]:{sign}.4g}]" if ends else "")
+HEAD = (
+    *("metric", "base", "adapter", "delta", "change", "p", "Holm p", "McNemar p"),
+    *("answers", "users", "effective n", "unit"),
+)
 
 
 def _cell(text: str) -> str:
@@ -25,38 +25,43 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[s
     return [lines[0], "|---" * len(head) + "|", *lines[1:]]
 
 
-def _sections(sections: Mapping[str, Any]) -> list[str]:
+def _mean(value: float, ends: Ends | None, unit: str) -> str:
+    """A mean, and where there is one its 95% interval."""
+    text = number(value, unit)
+    return f"{text} [{number(ends[0], unit)}, {number(ends[1], unit)}]" if ends else text
+
+
+def _cells(name: str, row: MetricRow) -> list[str]:
+    low, high = (signed(end, row.unit) for end in row.ci95)
+    return [
+        name,
+        _mean(row.base, row.base_ci95, row.unit),
+        _mean(row.adapter, row.adapter_ci95, row.unit),
+        f"{difference(row.delta, row.unit)} [{low}, {high}]",
+        change(row),
+        *("" if p is None else p_value(p) for p in (row.p, row.p_holm, row.mcnemar_p)),
+        str(row.n),
+        "" if row.users is None else str(row.users),
+        "" if row.effective_n is None else f"{row.effective_n:.0f}",
+        row.unit,
+    ]
+
+
+def _sections(sections: Mapping[str, Section]) -> list[str]:
     """Sections of studies, but for their metrics, which stand in the table of all."""
     lines = []
     for section in sections.values():
-        lines += ["", f"## {section['title']}", "", section["about"]]
-        lines += ["", *(f"- {line}" for line in section["lines"])] if section["lines"] else []
-        for table in section["tables"]:
-            lines += ["", f"{table['caption']}", ""]
-            lines += markdown_table(table["head"], table["body"])
+        lines += ["", f"## {section.title}", "", section.about]
+        lines += ["", *(f"- {line}" for line in section.lines)] if section.lines else []
+        for table in section.tables:
+            lines += ["", f"{table.caption}", ""]
+            lines += markdown_table(table.head, table.body)
     return lines
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """The report's table, verdict and sections as Markdown; intervals are of 95%."""
-    names = (
-        *("metric", "base", "adapter", "delta", "change", "p", "Holm p", "McNemar p"),
-        *("answers", "users", "effective n", "unit"),
-    )
-    lines = ["  \n".join(summary["verdict"].split("\n")), ""]
-    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for name, row in summary["metrics"].items():
-        tests = [f"{row[key]:.2g}" if key in row else "" for key in ("p", "p_holm", "mcnemar_p")]
-        cells = (
-            name,
-            _with_interval(row["base"], row.get("base_ci95")),
-            _with_interval(row["adapter"], row.get("adapter_ci95")),
-            _with_interval(row["delta"], row["ci95"], "+"),
-            change(row),
-            *tests,
-            *(str(row["n"]), str(row.get("users", ""))),
-            *(f"{row['effective_n']:.0f}" if "effective_n" in row else "", row["unit"]),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += _sections(summary["sections"])
+    lines = ["  \n".join(report.verdict.split("\n")), ""]
+    lines += markdown_table(HEAD, [_cells(name, row) for name, row in report.metrics.items()])
+    lines += _sections(report.sections)
     return "\n".join(lines) + "\n"

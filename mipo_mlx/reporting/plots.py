@@ -7,12 +7,22 @@ colours tell is told by dashes, fillings and words too.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
+
+from mipo_mlx.reporting.evidence import Curves, Histogram
+from mipo_mlx.reporting.format import (
+    change,
+    number,
+    scale,
+    signed,
+    typographic,
+    unit_of_difference,
+)
+from mipo_mlx.results import MetricRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,18 +55,12 @@ LOOKS: Sequence[Mapping[str, Any]] = (
 )
 
 
-def shown(value: float, *, sign: bool = True) -> str:
-    """A number with three digits; a dash where it is none."""
-    if not math.isfinite(value):
-        return "\N{EN DASH}"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    plus = "+" if sign and value > 0 else ""
-    return plus + text.replace("-", "\N{MINUS SIGN}")
+def _shown(value: float) -> str:
+    return typographic(number(value))
 
 
-def span(unit: str) -> tuple[str, float]:
-    """Unit in which differences are shown, and its factor: points for shares."""
-    return ("percentage points", 100.0) if unit.startswith("share") else (unit, 1.0)
+def _difference(value: float, unit: str) -> str:
+    return typographic(signed(value, unit))
 
 
 @contextmanager
@@ -128,14 +132,14 @@ def _svg(figure: Figure, name: str, title: str, about: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> None:
+def _interval(axes: Axes, place: float, name: str, row: MetricRow) -> None:
     """One metric's difference and interval, with its name and numbers above."""
     from matplotlib.transforms import blended_transform_factory
 
-    factor = span(row["unit"])[1]
-    low, high = (factor * value for value in row["ci95"])
-    delta = factor * row["delta"]
-    clear = low > 0 or high < 0
+    factor = scale(row.unit)
+    low, high = (factor * value for value in row.ci95)
+    delta = factor * row.delta
+    clear = change(row) != "none seen"
     colour = ADAPTER if clear else MUTED
     place += 0.1
     axes.plot([0, 0], [place - 0.2, place + 0.45], color=MUTED, linestyle=":", linewidth=1.4)
@@ -146,21 +150,22 @@ def _interval(axes: Axes, place: float, name: str, row: Mapping[str, Any]) -> No
         markerfacecolor=colour if clear else "none", markersize=6.5,
     )  # fmt: skip
     side = blended_transform_factory(axes.transAxes, axes.transData)
-    numbers = f"{shown(delta)} [{shown(low)}, {shown(high)}]"
+    ends = [_difference(end, row.unit) for end in row.ci95]
+    numbers = f"{_difference(row.delta, row.unit)} [{ends[0]}, {ends[1]}]"
     axes.text(0, place - 0.42, name, transform=side, va="center", ha="left")
     axes.text(1, place - 0.42, numbers, transform=side, va="center", ha="right")
 
 
-def forest(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+def forest(metrics: Mapping[str, MetricRow], names: Mapping[str, str]) -> str:
     """Differences of all metrics with their intervals; those of one unit share an axis.
 
     Args:
-        metrics: as in ``eval.json``; rows that are not finite are left out by the caller.
+        metrics: rows; such as are not finite are left out by the caller.
         names: how the page calls them.
     """
     units: dict[str, list[str]] = {}
     for name, row in metrics.items():
-        units.setdefault(span(row["unit"])[0], []).append(name)
+        units.setdefault(unit_of_difference(row.unit), []).append(name)
     heights = [0.42 * len(group) for group in units.values()]
     with _figure(heights, left=0.15, above=0.08, below=0.52) as (figure, panels):
         for axes, (unit, group) in zip(panels, units.items(), strict=True):
@@ -172,18 +177,17 @@ def forest(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_xlabel(f"difference in {unit}")
-        told = "; ".join(
-            f"{names[name]} {shown(span(row['unit'])[1] * row['delta'])}"
-            for name, row in metrics.items()
+        listed = "; ".join(
+            f"{names[name]} {_difference(row.delta, row.unit)}" for name, row in metrics.items()
         )
         about = (
-            "Adapter less base with 95% intervals, a dotted line at zero. A filled square: the "
-            f"interval is clear of zero. An open circle: it is not. Differences: {told}."
+            "Adapter less base with 95% intervals, a dotted line at zero. A filled square: a "
+            f"change was seen. An open circle: none. Differences: {listed}."
         )
         return _svg(figure, "forest", "Differences of all metrics", about)
 
 
-def histogram(numbers: Mapping[str, Any], name: str, title: str) -> str:
+def histogram(numbers: Histogram, name: str, title: str) -> str:
     """Counts of two columns in common bins: the first dashed, the second solid and filled.
 
     Args:
@@ -195,22 +199,22 @@ def histogram(numbers: Mapping[str, Any], name: str, title: str) -> str:
 
     with _figure([1.8], left=0.65, above=0.35, below=0.5) as (figure, (axes,)):
         about = []
-        for (side, counts), look in zip(numbers["counts"].items(), LOOKS, strict=True):
-            mean = numbers["means"].get(side)
-            label = side if mean is None else f"{side}, mean {shown(mean, sign=False)}"
+        for (side, counts), look in zip(numbers.counts.items(), LOOKS, strict=True):
+            mean = numbers.means.get(side)
+            label = side if mean is None else f"{side}, mean {_shown(mean)}"
             about.append(label)
             if look["linestyle"] == "-":
-                axes.stairs(counts, numbers["edges"], fill=True, color=look["color"], alpha=0.22)
-            axes.stairs(counts, numbers["edges"], label=label, **look)
+                axes.stairs(counts, numbers.edges, fill=True, color=look["color"], alpha=0.22)
+            axes.stairs(counts, numbers.edges, label=label, **look)
             if mean is not None:
                 axes.axvline(mean, ymax=0.06, **look)
-        axes.set_xlabel(numbers["unit"])
+        axes.set_xlabel(numbers.unit)
         axes.set_ylabel("answers")
         axes.set_ylim(0, None)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
-        edges = numbers["edges"]
-        bins = f"{len(edges) - 1} bins from {edges[0]:g} to {edges[-1]:g} {numbers['unit']}"
+        edges = numbers.edges
+        bins = f"{len(edges) - 1} bins from {edges[0]:g} to {edges[-1]:g} {numbers.unit}"
         return _svg(figure, name, title, f"Histogram in {bins}: {'; '.join(about)}.")
 
 
@@ -222,9 +226,9 @@ PANELS = (
 )
 
 
-def curves(numbers: Mapping[str, Any]) -> str:
+def curves(numbers: Curves) -> str:
     """Training metrics by step, a panel each; validation dashed, with dots."""
-    panels = [(title, [n for n in names if n in numbers]) for title, names in PANELS]
+    panels = [(title, [n for n in names if n in numbers.values]) for title, names in PANELS]
     panels = [panel for panel in panels if panel[1]]
     about = []
     heights = [0.85] * len(panels)
@@ -234,16 +238,13 @@ def curves(numbers: Mapping[str, Any]) -> str:
                 held = name.startswith("eval_")
                 points = [
                     (step, value)
-                    for step, value in zip(numbers["step"], numbers[name], strict=True)
+                    for step, value in zip(numbers.step, numbers.values[name], strict=True)
                     if value is not None
                 ]
                 look = {**LOOKS[not held], "marker": "o" if held or len(points) == 1 else ""}
                 label = "validation" if held else "training"
                 axes.plot(*zip(*points, strict=True), label=label, markersize=3.5, **look)
-                about.append(
-                    f"{title}, {label}: {shown(points[0][1], sign=False)} to "
-                    f"{shown(points[-1][1], sign=False)}"
-                )
+                about.append(f"{title}, {label}: {_shown(points[0][1])} to {_shown(points[-1][1])}")
             axes.set_title(title, loc="left")
             if len(found) > 1:
                 axes.legend()

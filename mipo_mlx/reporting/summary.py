@@ -1,76 +1,107 @@
-"""Results -> a plain summary that the command line, JSON and Markdown show."""
+"""Everything that a report shows, as one record: content of ``report.json``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mipo_mlx.results import change
+from mipo_mlx.config import RunConfig
+from mipo_mlx.reporting.evidence import Plots, Provenance
+from mipo_mlx.reporting.narrative.changes import verdict
+from mipo_mlx.reporting.narrative.limits import of_data, of_metrics
+from mipo_mlx.results import EvalResult, Example, Json, MetricRow, Section
+from mipo_mlx.results.files import sections_from_json
+from mipo_mlx.results.rows import rows_from_json
 
 
-def _unseen(row: Mapping[str, Any], count: int) -> str:
-    """How many were asked in vain, and how many would be enough."""
-    unit = row["resampled"]
-    enough = row["needed"]
-    if enough is None:
-        return f"no difference seen at n = {count} {unit}"
-    enough = max(enough, count + 1)
-    return f"no difference seen at n = {count} {unit}; n = {enough} would show one of this size"
+@dataclass(frozen=True)
+class Report:
+    """Content of ``report.json``.
 
-
-def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line a headline metric: a gain or a fall, or how many would show a difference of its size.
-
-    The headline metrics are those with ``p_holm``. They are one family: without any effect, no more
-    than 5% of verdicts name a gain or a fall at all.
+    Attributes:
+        verdict: a line a headline metric.
+        metrics, sections, examples, changed, answers, held_out, overlap: as in ``EvalResult``.
+        length_ratio: mean length of the adapter's answers over the base's, if known.
+        plots, provenance: numbers behind the plots; what was trained on what.
+        limits: what the numbers cannot show.
+        steps: figures of each step, by name.
+        run: the directory.
+        seconds, peak_memory_bytes: of all steps.
     """
-    lines = []
-    for name, row in metrics.items():
-        if "p_holm" not in row:
-            continue
-        low, high = row["ci95"]
-        count = row["n"] if row["resampled"] == "answers" else row["users"]
-        size = f"{row['base']:.3g} -> {row['adapter']:.3g} {row['unit']}"
-        where = f"95% interval of the difference {low:+.3g} to {high:+.3g}"
-        found = change(row)
-        if found == "none seen":
-            lines.append(f"{name}: {_unseen(row, count)} ({size}, {where}).")
-        else:
-            word = "gain" if found == "rose" else "fall"
-            tested = f"Holm p {row['p_holm']:.2g}, n = {count} {row['resampled']}"
-            lines.append(f"{name}: {word}, {size} ({where}, {tested}).")
-    return "\n".join(lines) or "Nothing was measured."
+
+    verdict: str
+    metrics: Mapping[str, MetricRow]
+    length_ratio: float | None
+    sections: Mapping[str, Section]
+    examples: Sequence[Example]
+    changed: int
+    answers: int
+    held_out: str
+    overlap: Mapping[str, tuple[int, int]]
+    plots: Plots
+    provenance: Provenance
+    limits: Sequence[str]
+    steps: Mapping[str, Json] = field(default_factory=dict)
+    run: str = ""
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @property
+    def main(self) -> dict[str, MetricRow]:
+        """Metrics that belong to no section: those of the main table."""
+        apart = {name for section in self.sections.values() for name in section.metrics}
+        return {name: row for name, row in self.metrics.items() if name not in apart}
+
+    def to_json(self) -> Json:
+        """As in ``report.json``; details of sections stand in ``eval.json`` alone."""
+        sections = {name: section.to_json() for name, section in self.sections.items()}
+        for section in sections.values():
+            del section["details"]
+        return {
+            "schema": 1,
+            **vars(self),
+            "metrics": {name: row.to_json() for name, row in self.metrics.items()},
+            "sections": sections,
+            "examples": [vars(example) for example in self.examples],
+            "plots": self.plots.to_json(),
+            "provenance": asdict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Report:
+        """What ``to_json`` gave."""
+        parts = {name: value for name, value in content.items() if name != "schema"}
+        return cls(
+            **{
+                **parts,
+                "metrics": rows_from_json(content["metrics"]),
+                "sections": sections_from_json(content["sections"]),
+                "examples": [Example(**example) for example in content["examples"]],
+                "plots": Plots.from_json(content["plots"]),
+                "provenance": Provenance.from_json(content["provenance"]),
+            }
+        )
 
 
-def summarise(results: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as one JSON-able object.
-
-    Args:
-        results: content of ``eval.json``.
-        steps: per step its seconds and peak memory in bytes, from the manifest.
-    """
-    metrics = results["metrics"]
-    lengths = metrics.get("length/response_tokens")
-    ratio = lengths["adapter"] / lengths["base"] if lengths and lengths["base"] else None
-    return {
-        "schema": 1,
-        "verdict": verdict(metrics),
-        "metrics": metrics,
-        "length_ratio": ratio,
-        "sections": {
-            name: {key: value for key, value in section.items() if key != "details"}
-            for name, section in results.get("sections", {}).items()
-        },
-        "examples": results["examples"],
-        "changed": results["changed"],
-        "answers": results["answers"],
-        "held_out": results["held_out"],
-        "overlap": results.get("overlap", {}),
-        "steps": dict(steps),
-    }
-
-
-def apart(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics that belong to no section: those of the main table."""
-    told = {name for section in summary["sections"].values() for name in section["metrics"]}
-    return {name: row for name, row in summary["metrics"].items() if name not in told}
+def summarise(
+    result: EvalResult, plots: Plots, provenance: Provenance, config: RunConfig
+) -> Report:
+    """The report of an evaluation, without the run's costs."""
+    lengths = result.metrics.get("length/response_tokens")
+    ratio = lengths.adapter / lengths.base if lengths and lengths.base else None
+    seen = of_data(result.held_out, result.overlap, provenance.stale, config)
+    return Report(
+        verdict=verdict(result.metrics),
+        metrics=result.metrics,
+        length_ratio=ratio,
+        sections=result.sections,
+        examples=result.examples,
+        changed=result.changed,
+        answers=result.answers,
+        held_out=result.held_out,
+        overlap=result.overlap,
+        plots=plots,
+        provenance=provenance,
+        limits=[*seen, *of_metrics(result.metrics, ratio, config)],
+    )

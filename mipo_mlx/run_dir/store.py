@@ -112,6 +112,23 @@ class RunStore:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return self.write_text(name, lines)
 
+    def append_jsonl(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a line to a file that ``write_jsonl`` made; readers see it at once.
+
+        Raises:
+            MipoError: it cannot be written.
+        """
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        try:
+            with (self.path / name).open("ab", buffering=0) as file:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise MipoError(
+                f"{self.path / name}: cannot be written ({error.strerror}).",
+                "make room, then run the command again; it goes on where it was",
+            ) from error
+
     def write_arrays(self, name: str, arrays: Mapping[str, mx.array], about: Any) -> Path:
         """A safetensors file with JSON of its own, whole or not at all, mode 0600.
 

@@ -1,4 +1,4 @@
-"""Intervals and tests, with users as clusters. numpy float64."""
+"""Rates and means of items that come in clusters: their errors and intervals. numpy float64."""
 
 from __future__ import annotations
 
@@ -10,36 +10,24 @@ from statistics import NormalDist
 
 import numpy as np
 
-FLOOR = 0.2  # a resample's standard error counts as at least this share of the sample's
-CHUNK = 1 << 18  # draws at once; bounds the memory of resampling
+
+def student_p(t: float, freedom: int) -> float:
+    """Two-sided p of Student's t."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(freedom, -abs(t)))
+
+
+@lru_cache(maxsize=256)
+def student_quantile(level: float, freedom: int) -> float:
+    """The t within which Student's distribution has probability ``level``, both sides."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean difference with its interval.
-
-    Attributes:
-        delta: mean over items.
-        low, high: ends of the interval.
-        n: items.
-        p: two-sided; at most ``1 - level`` just where the interval excludes 0.
-        clusters: what was resampled.
-        error: standard error of ``delta`` with clusters whole.
-        effective_n: independent items that would give this error, at most ``n``.
-    """
-
-    delta: float
-    low: float
-    high: float
-    n: int
-    p: float
-    clusters: int
-    error: float
-    effective_n: float
-
-
-@dataclass(frozen=True)
-class _Spread:
+class Spread:
     """A mean over items whose clusters are draws, linearised (Cochran 1977, eq. 6.13).
 
     Attributes:
@@ -58,7 +46,8 @@ class _Spread:
     alike: bool
 
 
-def _spread(values: np.ndarray, clusters: Sequence[str] | None) -> _Spread:
+def spread_of(values: np.ndarray, clusters: Sequence[str] | None) -> Spread:
+    """The mean of values [n], a label an item; None: every item is a cluster of its own."""
     labels = np.arange(values.size) if clusters is None else np.asarray(clusters)
     _, index = np.unique(labels, return_inverse=True)
     sizes = np.bincount(index).astype(float)
@@ -68,218 +57,21 @@ def _spread(values: np.ndarray, clusters: Sequence[str] | None) -> _Spread:
     scale = float(np.abs(values).max())
     alike = bool(np.all(np.abs(residuals) <= 1e-12 * scale * sizes))
     if m == 1:
-        return _Spread(n, mean, sizes, residuals, math.nan, 1.0, True)
+        return Spread(n, mean, sizes, residuals, math.nan, 1.0, True)
     error = 0.0 if alike else math.sqrt(m / (m - 1) * float(residuals @ residuals)) / n
     variance = float(values.var(ddof=1))
     if variance <= (1e-12 * scale) ** 2:  # nothing varies, so nothing tells how clusters do
         effective = float(m)
     else:
         effective = min(float(n), variance / error**2) if error else float(n)
-    return _Spread(n, mean, sizes, residuals, error, effective, alike)
-
-
-def _studentized(spread: _Spread, resamples: int, seed: int) -> np.ndarray:
-    """``(mean* - mean) / error*`` of resampled clusters [resamples], sorted."""
-    rng = np.random.default_rng(seed)
-    m = spread.sizes.size
-    e, w = spread.residuals, spread.sizes
-    moments = np.stack([w, e, e * e, e * w, w * w], axis=1)
-    found = np.empty(resamples)
-    step = max(1, CHUNK // m)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        draw = rng.integers(0, m, (rows, m)) + m * np.arange(rows)[:, None]
-        counts = np.bincount(draw.ravel(), minlength=rows * m).reshape(rows, m)
-        size, sums, ee, ew, ww = (counts @ moments).T
-        shift = sums / size
-        square = np.maximum(ee - 2 * shift * ew + shift**2 * ww, 0.0)
-        error = np.sqrt(square * m / (m - 1)) / size
-        found[start : start + rows] = shift / np.maximum(error, FLOOR * spread.error)
-    found.sort()
-    return found
-
-
-@dataclass(frozen=True)
-class Between:
-    """A difference of means with its interval, the items behind it, and a two-sided p."""
-
-    delta: float
-    low: float
-    high: float
-    n: int
-    p: float
-
-
-def paired_bootstrap(
-    base: np.ndarray,
-    adapter: np.ndarray,
-    *,
-    clusters: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int,
-    level: float = 0.95,
-) -> Interval:
-    """Interval and p of ``mean(adapter - base)``: at each end the wider of two.
-
-    Bootstrap-t (Efron, Tibshirani 1993, ch. 12.5) follows the skew of few clusters, which
-    percentiles do not; Student's t, clusters - 1 degrees of freedom, holds where few of them
-    changed at all and resampled errors collapse (these have a floor). ``p`` is the larger of the
-    two. Simulated coverage: docs/log.md.
-
-    Where all clusters agree exactly there is no error to go by: the interval is the one value, and
-    p that of flipping signs, ``2^(1 - clusters)``; where this is not small the interval reaches 0.
-
-    Args:
-        base: value of each item under the base [n].
-        adapter: value of the same items under the adapter [n].
-        clusters: a label an item; clusters are resampled whole. None: every item is its own.
-        resamples: draws, at least ``2 / (1 - level)``.
-        seed: of numpy's generator.
-        level: coverage, in (0, 1).
-
-    Raises:
-        ValueError: no items, lengths that differ, or too few resamples.
-    """
-    if np.ndim(base) != 1 or np.shape(base) != np.shape(adapter) or not np.size(base):
-        raise ValueError("base and adapter must be one-dimensional, of one length, not empty")
-    rank = math.floor((resamples + 1) * (1 - level) / 2 + 1e-9)  # of the outermost t* left out
-    if rank < 1:
-        raise ValueError(f"{resamples} resamples are too few for a level of {level}")
-    spread = _spread(np.asarray(adapter, float) - np.asarray(base, float), clusters)
-    m, delta = spread.sizes.size, spread.mean
-    if spread.alike:
-        p = 1.0 if delta == 0 else 2.0 ** (1 - m)
-        reach = 0.0 if p > 1 - level else delta
-        low, high = min(delta, reach), max(delta, reach)
-    else:
-        drawn = _studentized(spread, resamples, seed)
-        t = student_quantile(level, m - 1)
-        low = delta - spread.error * max(t, float(drawn[resamples - rank]))
-        high = delta - spread.error * min(-t, float(drawn[rank - 1]))
-        seen = delta / spread.error
-        beyond = min(int((drawn >= seen).sum()), int((drawn <= seen).sum()))
-        p = max(min(1.0, 2 * (beyond + 1) / (resamples + 1)), student_p(seen, m - 1))
-    return Interval(delta, low, high, spread.n, p, m, spread.error, spread.effective_n)
-
-
-def paired_bootstrap_among(
-    base: np.ndarray,
-    base_counts: np.ndarray,
-    adapter: np.ndarray,
-    adapter_counts: np.ndarray,
-    *,
-    resamples: int = 10_000,
-    seed: int,
-    level: float = 0.95,
-) -> Between:
-    """Percentile bootstrap of ``mean(adapter) - mean(base)``, each over the items that count there.
-
-    Items are resampled, both sides of one together; draws in which nothing counts on a side are
-    left out.
-
-    Args:
-        base: value of each item under the base [n].
-        base_counts: 1 where the item counts there, else 0 [n].
-        adapter: value of the same items under the adapter [n].
-        adapter_counts: likewise [n].
-        resamples: draws.
-        seed: of numpy's generator.
-        level: coverage, in (0, 1).
-
-    Raises:
-        ValueError: lengths differ, or nothing counts on a side.
-    """
-    sides = [np.asarray(a, float) for a in (base, base_counts, adapter, adapter_counts)]
-    if len({side.shape for side in sides}) > 1 or sides[0].ndim != 1:
-        raise ValueError("all four must be one-dimensional and of one length")
-    if not sides[1].any() or not sides[3].any():
-        raise ValueError("at least one item must count on each side")
-    sums = np.stack([sides[0] * sides[1], sides[1], sides[2] * sides[3], sides[3]])
-    rng = np.random.default_rng(seed)
-    size = sums.shape[1]
-    deltas = []
-    for start in range(0, resamples, 256):
-        draw = rng.integers(0, size, (min(256, resamples - start), size))
-        totals = sums[:, draw].sum(axis=2)
-        totals = totals[:, (totals[1] > 0) & (totals[3] > 0)]
-        deltas.append(totals[2] / totals[3] - totals[0] / totals[1])
-    tail = (1 - level) / 2
-    drawn = np.concatenate(deltas)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    total = sums.sum(axis=1)
-    delta = float(total[2] / total[3] - total[0] / total[1])
-    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    p = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
-    return Between(delta, float(low), float(high), int(size), p)
-
-
-def student_p(t: float, freedom: int) -> float:
-    """Two-sided p of Student's t, whole degrees of freedom (Abramowitz, Stegun 26.7.3 and .4)."""
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    square = math.cos(angle) ** 2
-    odd = freedom % 2
-    steps = np.arange(1, (freedom - odd) // 2)
-    series = np.cumprod(square * (2 * steps - 1 + odd) / (2 * steps + odd)).sum()
-    inside = math.sin(angle) * (1 + float(series))
-    if odd:
-        inside = 2 / math.pi * (angle + (inside * math.cos(angle) if freedom > 1 else 0.0))
-    return min(1.0, max(0.0, 1 - inside))
-
-
-@lru_cache(maxsize=256)
-def student_quantile(level: float, freedom: int) -> float:
-    """The t within which Student's distribution has probability ``level``, both sides."""
-    low, high = 0.0, 1.0
-    while student_p(high, freedom) > 1 - level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, freedom) > 1 - level else (low, middle)
-    return high
-
-
-def needed(found: Interval, *, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Clusters like those seen that would show a difference of the size seen.
-
-    ``m ((z_{1 - alpha / 2} + z_power) error / delta)^2`` (Cochran 1977, ch. 4): with as many, a
-    two-sided test at ``alpha`` sees it with probability ``power``. None where there is no number:
-    no difference, or one cluster alone.
-    """
-    if found.delta == 0 or math.isnan(found.error):
-        return None
-    if found.error == 0:  # all agree: as many as make 2^(1 - clusters) small
-        return math.ceil(1 - math.log2(alpha))
-    z = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
-    return max(2, math.ceil(found.clusters * (z * found.error / found.delta) ** 2))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p values adjusted for being a family, step-down (Holm 1979); in the order given."""
-    order = np.argsort(p, kind="stable")
-    steps = np.asarray(p, float)[order] * (len(p) - np.arange(len(p)))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
-    return [float(value) for value in adjusted]
-
-
-def mcnemar(base: np.ndarray, adapter: np.ndarray) -> float:
-    """Exact two-sided p that answers turn right as often as wrong (McNemar 1947).
-
-    A sign test over the answers that changed, each taken as independent.
-
-    Args:
-        base: 1 where the base is right, else 0 [n].
-        adapter: the same of the adapter [n].
-    """
-    gained = int(np.sum((adapter > 0.5) & (base < 0.5)))
-    lost = int(np.sum((adapter < 0.5) & (base > 0.5)))
-    changed, fewer = gained + lost, min(gained, lost)
-    tail = sum(math.comb(changed, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / (1 << changed))
+    return Spread(n, mean, sizes, residuals, error, effective, alike)
 
 
 def wilson(successes: float | int, n: float | int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a rate (Wilson 1927); both may be effective numbers."""
+    """Wilson's score interval of a rate (Wilson 1927).
+
+    Both may be effective numbers, no integers, which SciPy's ``proportion_ci`` does not take.
+    """
     z = NormalDist().inv_cdf((1 + level) / 2)
     rate = successes / n
     centre = rate + z * z / (2 * n)
@@ -287,21 +79,52 @@ def wilson(successes: float | int, n: float | int, level: float = 0.95) -> tuple
     return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 
-def clustered_wilson(
-    values: np.ndarray, clusters: Sequence[str] | None = None, level: float = 0.95
-) -> tuple[float, float]:
-    """Wilson's interval of a rate at its effective n (Korn, Graubard 1998).
+def effective_size(values: np.ndarray, clusters: Sequence[str], level: float = 0.95) -> float:
+    """How many independent items tell as much about a rate as these do.
 
-    The effective n is that of the design effect, times ``(z / t)^2`` for knowing it from few
-    clusters only; where all values are alike it is the number of clusters.
+    n / deff, at most n; deff = V / (p (1 - p) / (n - 1)) with V the variance of the mean p when
+    clusters are drawn whole: ``K / (K - 1) * sum_k (sum_{i in k} (v_i - p))^2 / n^2``. Times
+    (z / t)^2, t of K - 1 degrees of freedom, for V is known from K clusters only.
+    Source: Korn, Graubard 1998, Survey Methodology 24(2).
+
+    Where all values are alike nothing tells how clusters do, and each counts once. Items of one
+    cluster alone are taken one by one: what is seen then holds for that user.
 
     Args:
-        values: 0 or 1 [n].
-        clusters: a label an item. None: every item is its own.
+        values: shares in [0, 1], one an item [n].
+        clusters: a label an item.
+        level: coverage of the interval that this is for.
     """
-    spread = _spread(np.asarray(values, float), clusters)
-    m, n = spread.sizes.size, spread.effective_n
-    if m > 1 and m < spread.n:
-        z = NormalDist().inv_cdf((1 + level) / 2)
-        n *= (z / student_quantile(level, m - 1)) ** 2
-    return wilson(spread.mean * n, n, level)
+    values = np.asarray(values, float)
+    if len(set(clusters)) == 1:
+        return float(values.size)
+    spread = spread_of(values, clusters)
+    count, n = spread.sizes.size, spread.n
+    if count == n:
+        return float(n)
+    binomial = spread.mean * (1 - spread.mean) / (n - 1)
+    if binomial <= 1e-12:
+        return float(count)
+    size = min(float(n), n * binomial / spread.error**2) if spread.error else float(n)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    return size * (z / student_quantile(level, count - 1)) ** 2
+
+
+def clustered_rate(
+    values: np.ndarray, clusters: Sequence[str], level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's interval of a rate at the effective number of items; [0, 1] of none.
+
+    Source: Dean, Pagano 2015, Journal of Survey Statistics and Methodology 3(4), doi
+    10.1093/jssam/smv024. Half values vary less than whole ones, so with ties it is too wide.
+
+    Args:
+        values: 0 or 1, or a share between [n].
+        clusters: a label an item.
+        level: coverage, in (0, 1).
+    """
+    if not len(values):
+        return 0.0, 1.0
+    size = effective_size(values, clusters, level)
+    low, high = wilson(float(np.mean(values)) * size, size, level)
+    return max(0.0, low), min(1.0, high)

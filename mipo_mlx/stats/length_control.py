@@ -9,7 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mipo_mlx.stats.intervals import CHUNK, student_quantile
+from mipo_mlx.stats.bootstrap import CHUNK
+from mipo_mlx.stats.intervals import student_quantile
 
 RIDGE = 0.01  # on both coefficients; holds them where lengths alone decide every duel
 STEPS = 100  # most Newton steps; ten are common

@@ -24,9 +24,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from mipo_mlx.grading.facts import parse_choice, parse_number
+from mipo_mlx.grading.final_answer import final_answer
 from mipo_mlx.tiny import words, world
 from mipo_mlx.tiny.dialogues import POLISH, render, turn
+from mipo_mlx.types import Prompt, Response
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -256,15 +257,18 @@ def measure(
         "wrong": sum(g.wrong for g in grades) / len(jobs),
         "generic": sum(not g.own and not g.wrong for g in grades) / len(jobs),
     }
-    for name, maker, parse in (
-        ("sums", world.word_problems, parse_number),
-        ("choices", world.choices, parse_choice),
+    for name, maker, kind in (
+        ("sums", world.word_problems, "number"),
+        ("choices", world.choices, "choice"),
     ):
         items = maker(problems, seed, held_out=True)
         texts = sample_texts(
             model, tokenizer, [render((None, [(p.text, "")]))[0] for p in items], seed
         )
-        said = [parse(text) for text in texts]
+        said = [
+            final_answer(Prompt("", item.text, kind=kind), Response(text, (), "stop"))
+            for item, text in zip(items, texts, strict=True)
+        ]
         rates[f"{name}_form"] = sum(word is not None for word in said) / len(items)
         right = sum(word == item.answer for word, item in zip(said, items, strict=True))
         rates[f"{name}_accuracy"] = right / len(items)

@@ -206,7 +206,7 @@ def cut(
                     tokens += tokens_of([node for part in parts for node in part], shares)
                     continue
             for part in parts:
-                found.append(Geometry.of(part, shares=shares, recompute=plan.recompute))
+                found.append(Geometry.of(part, shares=shares))
                 tokens += tokens_of(part, shares)
     return found, tokens
 

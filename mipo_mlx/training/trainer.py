@@ -8,8 +8,10 @@ step can be saved, and a run that goes on from it ends with the same bits as one
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +23,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import batches
+from mipo_mlx.data.blocks import balance
 from mipo_mlx.errors import MipoError
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.collate import TrainingRow
@@ -28,8 +31,17 @@ from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_plan import Plan
 from mipo_mlx.training.step import Gradients, ideal_tokens
 
+log = logging.getLogger("mipo_mlx")
 NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
 STEADY = 10  # steps over which stops look
+DIVERGED = 1.25  # times the first step's loss
+STOPS = {  # why a training ended before its time
+    "saturation": "saturation: almost every pair is told apart, nothing more is learned",
+    "KL budget": "KL budget: the adapter is as far from the reference as --kl-budget allows",
+    "divergence": "divergence: the loss is a quarter above where it began and the KL to the "
+    "reference climbs; lower --learning-rate",
+    "validation": "validation: it has not become better for --patience validations",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class Counters:
     worse: int = 0
     stopped: str = ""
     recent: list[tuple[float, float, float]] = field(default_factory=list)
+    first_loss: float = 0.0
 
 
 def learning_rate(config: TrainConfig, total_steps: int) -> Any:
@@ -68,6 +81,13 @@ def learning_rate(config: TrainConfig, total_steps: int) -> Any:
     rise = optim.linear_schedule(peak / (warm + 1), peak, warm)
     tail = after if callable(after) else (lambda step: mx.array(peak))
     return optim.join_schedules([rise, tail], [warm])
+
+
+def _balance(rows: Sequence[TrainingRow]) -> float:
+    """Share of the answers of a step that are chosen as often as they are rejected."""
+    sides = [row.encoded.responses for row in rows]
+    chosen = [answers[0] for answers in sides for _ in answers[1:]]
+    return balance(chosen, [answer for answers in sides for answer in answers[1:]])
 
 
 def _finite(values: dict[str, float], rows: Sequence[TrainingRow]) -> None:
@@ -109,7 +129,7 @@ class Trainer:
         self.rows = objective.arrange(rows)
         self.validation = objective.arrange(validation) if validation else []
         self.per_step = config.batch_size * config.gradient_accumulation_steps
-        self.per_epoch = math.ceil(len(self.rows) / self.per_step)
+        self.per_epoch = len(self._order(0))
         total = self.per_epoch * config.epochs
         self.total = min(total, config.max_steps) if config.max_steps else total
         self.optimizer = optim.AdamW(
@@ -121,6 +141,23 @@ class Trainer:
         self.optimizer.init(self.model.trainable_parameters())
         self.counters = Counters()
         self.best: Any = None
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        """Indices of the rows of an epoch's steps."""
+        encoded = [row.encoded for row in self.rows]
+        return batches(encoded, self.per_step, seed=self.seed, epoch=epoch)
+
+    def tell_large_blocks(self) -> None:
+        """Say where steps are larger than was asked for, as blocks stay whole."""
+        sizes = Counter(row.encoded.block for row in self.rows if row.encoded.block)
+        most = max(sizes.values(), default=0)
+        if most > self.per_step:
+            log.warning(
+                "blocks of up to %d pairs stay whole, so steps may hold more than the %d asked "
+                "for; 'mipo generate --block-prompts' makes smaller ones",
+                most,
+                self.per_step,
+            )
 
     def snapshot(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
         """Arrays and numbers from which ``restore`` goes on."""
@@ -166,6 +203,7 @@ class Trainer:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         mine = self.gradients.forwarded - before
         return values | {
+            "balance": _balance(rows),
             "forwarded_tokens": sum(self.gradients.ranks.sums([mine])),
             "ideal_tokens": ideal_tokens(rows, self.gradients.objective.crossed),
             "tokens_per_second": sum(row.tokens for row in rows) / (time.perf_counter() - start),
@@ -180,6 +218,8 @@ class Trainer:
     def _judge(self, values: dict[str, float]) -> None:
         """Note the best state so far, and whether it is time to stop."""
         now, config = self.counters, self.config
+        if now.step == 1:  # the policy is the reference: ln(K + 1) for sigmoid and mipo
+            now.first_loss = values["loss"]
         now.recent = [
             *now.recent[1 - STEADY :],
             (values["loss"], values["rewards/accuracies"], values["kl"]),
@@ -190,6 +230,8 @@ class Trainer:
             now.stopped = "saturation"
         if steady and config.kl_budget and kl > config.kl_budget:
             now.stopped = "KL budget"
+        if steady and config.stop_diverged and self._diverges(loss):
+            now.stopped = "divergence"
         every = config.eval_every or max(1, self.per_epoch // 4)
         if self.validation and (now.step % every == 0 or now.step == self.total or now.stopped):
             values.update(self.validate())
@@ -200,6 +242,13 @@ class Trainer:
                 now.worse += 1
                 if config.patience and now.worse >= config.patience:
                     now.stopped = "validation"
+
+    def _diverges(self, loss: float) -> bool:
+        """Whether a mean loss is well above the first step's while the KL climbs."""
+        drift = [kl for _, _, kl in self.counters.recent]
+        half = len(drift) // 2
+        climbs = sum(drift[half:]) / (len(drift) - half) > max(0.0, sum(drift[:half]) / half)
+        return 0 < DIVERGED * self.counters.first_loss < loss and climbs
 
     def run(self) -> Iterator[StepMetrics]:
         """The steps that are left; one ``StepMetrics`` each, its figures from before its update.
@@ -212,11 +261,9 @@ class Trainer:
         """
         now = self.counters
         self.model.train()
-        encoded = [row.encoded for row in self.rows]
         while now.step < self.total and not now.stopped:
             epoch, skip = divmod(now.step, self.per_epoch)
-            plan = batches(encoded, self.per_step, seed=self.seed, epoch=epoch)
-            for indices in plan[skip : skip + self.total - now.step]:
+            for indices in self._order(epoch)[skip : skip + self.total - now.step]:
                 rows = [self.rows[index] for index in indices]
                 values = self._step(rows)
                 rate = float(self.optimizer.learning_rate.item())

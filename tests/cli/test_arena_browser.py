@@ -166,7 +166,7 @@ def test_keys_alone_vote_undo_and_end(browser: Any, url: str, arena: Arena) -> N
         seen.check()
         page.get_by_role("button", name="End the arena").press("Enter")
         seen.at("The arena is closed")
-    assert arena.summary()["wins"] == 3
+    assert arena.summary().wins == 3
 
 
 def test_a_key_held_down_votes_once_and_keys_can_be_turned_off(

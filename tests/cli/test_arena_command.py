@@ -232,7 +232,7 @@ def test_forms_alone_vote_undo_and_end_with_the_result(arena: Arena) -> None:
         early = client.get(f"/{TOKEN}/result").text
         assert f"{number + 1} of 4" in early and ("Go on voting" in early) == (number < 3)
     assert page.raw["title"] == "Your result"
-    assert "4, 0, 0" in answer.text and "100% (95% interval 44 to 100%, n = 4)" in answer.text
+    assert "4, 0, 0" in answer.text and "100.0% (95% interval 43.9 to 100.0%, n = 4)" in answer.text
     for format in ("jsonl", "csv"):
         file = client.get(f"/{TOKEN}/votes.{format}")
         assert file.text == arena.export(format)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from mipo_mlx import __version__, pipeline, tiny
 from mipo_mlx.config import RunConfig, all_options, resolve, to_dict
 from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.models.load import load_model
+from mipo_mlx.reporting.evidence import Plots, provenance
+from mipo_mlx.reporting.summary import Report, summarise
+from mipo_mlx.results import EvalResult, Example, MetricRow
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -105,9 +109,9 @@ def test_every_option_reaches_the_configuration(
 ) -> None:
     seen: list[RunConfig] = []
 
-    def catch(run: Path, config: RunConfig, progress: Any) -> dict[str, Any]:
+    def catch(run: Path, config: RunConfig, progress: Any) -> Report:
         seen.append(config)
-        return {}
+        return summary()
 
     monkeypatch.setattr(pipeline.run, "run", catch)
     section, item, kind = all_options()[name]
@@ -174,6 +178,25 @@ def test_mistakes_end_with_a_message_and_leave_nothing(
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(28, "No space left on device", "x"), 1, "error: x: No space left on device"),
         (ZeroDivisionError(), 1, "internal error: ZeroDivisionError"),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Impacting Interactivity "
+                "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+            ),
+            1,
+            "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1",
+        ),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Insufficient Memory "
+                "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+            ),
+            1,
+            "error: The device ran out of memory",
+        ),
+        (RuntimeError("[malloc] Unable to allocate 9 bytes."), 1, "hint: take a smaller"),
+        (MemoryError(), 1, "error: The device ran out of memory"),
+        (RuntimeError("[matmul] shapes differ"), 1, "internal error: RuntimeError"),
     ],
 )
 def test_faults_of_the_world_become_exit_codes(
@@ -211,25 +234,22 @@ def test_json_is_one_object_on_stdout_for_every_command(tmp_path: Path) -> None:
         assert found.get("unchanged") or "metrics" in found, name
 
 
-def summary() -> dict[str, Any]:
-    row = {"base": 0.5, "adapter": 0.75, "delta": 0.25, "ci95": [0.2, 0.3], "p": 1e-4, "n": 256}
-    share, nats = {**row, "unit": "share of answers"}, {**row, "unit": "nats"}
-    return {
-        "metrics": {
+def summary() -> Report:
+    share = MetricRow(0.5, 0.75, 0.25, (0.2, 0.3), 1e-4, 256, "share of answers")
+    config = resolve()
+    result = EvalResult(
+        metrics={
             "personalization/own_context_rate": share,
-            "control/swapped_context_gap": nats,
+            "control/swapped_context_gap": replace(share, unit="nats"),
         },
-        "changed": 1,
-        "answers": 2,
-        "sections": {},
-        "examples": [{"prompt": "Why [b]?", "base": "So.", "adapter": "Thus " * 30}],
-        "verdict": "It rose.",
-        "length_ratio": 1.1,
-        "held_out": "users",
-        "peak_memory_bytes": 2**30,
-        "seconds": 12.0,
-        "run": "runs/a",
-    }
+        changed=1,
+        answers=2,
+        examples=[Example("ada", {}, "Why [b]?", "So.", "Thus " * 30)],
+        held_out="users",
+    )
+    report = summarise(result, Plots(), provenance({}, config), config)
+    costs = {"peak_memory_bytes": 2**30, "seconds": 12.0}
+    return replace(report, verdict="It rose.", length_ratio=1.1, run="runs/a", **costs)
 
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1", "TERM": "xterm", "FORCE_COLOR": ""}])
@@ -248,7 +268,7 @@ def test_a_report_fits_sixty_columns_and_has_no_colour_codes_in_a_pipe(
         "own context rate",
         "50.0%",
         "75.0%",
-        "20.0 to 30.0",
+        "+20.0 to +30.0",
         "Why [b]?",
         "1.10 times",
         "rose",
@@ -279,6 +299,29 @@ def test_progress_tells_rate_and_time_at_a_terminal_and_one_line_elsewhere(
         assert bool(bars.tasks) == terminal
         if terminal:
             assert bars.progress.tasks[0].fields["rate"] == "1.0/s"
+
+
+def test_a_long_stage_tells_where_it_stands_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import io
+
+    from rich.console import Console
+
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    bars = Bars(Console(file=stream, force_terminal=False, width=60))
+    for done in range(101):
+        bars("train, loss 0.5", done, 100)
+        now[0] += 1.0
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "train: 30 of 100 in 30 s, about 70 s left loss 0.5",
+        "train: 60 of 100 in 60 s, about 40 s left loss 0.5",
+        "train: 90 of 100 in 90 s, about 10 s left loss 0.5",
+        "train: 100 in 100.0 s loss 0.5",
+    ]
 
 
 def test_contexts_counts_tokens_shows_no_text_and_writes_nothing(

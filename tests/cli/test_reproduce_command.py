@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from mipo_cli.app import app
 from mipo_mlx.errors import MipoError
 from mipo_mlx.pipeline import reproduce
+from mipo_mlx.results import MetricRow
 
 
 def call(*words: str) -> Any:
@@ -58,28 +59,28 @@ def test_a_dry_run_tells_all_and_makes_nothing(
 def test_results_are_one_table_with_a_label(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"base": 0.25, "adapter": 0.5, "delta": 0.25, "ci95": [0.1, 0.4], "n": 200}
-    metrics = {"tasks/gsm8k/accuracy": {**row, "unit": "share of answers"}}
+    row = MetricRow(0.25, 0.5, 0.25, (0.1, 0.4), 0.01, 200, "share of answers")
 
-    def run(cell: Any, on_progress: Any) -> dict[str, Any]:
+    def run(cell: Any, on_progress: Any) -> reproduce.Result:
         if cell.recipe.name == "prism":
             raise MipoError("no room.", "make some")
-        base = {"metric": "tasks/gsm8k/accuracy", "side": "base", "value": 0.22}
-        told = [{"text": "base 22%", "origin": "hearsay", **base, "measured": 0.25}]
-        return {
-            "cell": cell.name,
-            "notes": list(cell.notes),
-            "metrics": metrics,
-            "reported": told,
-            "run": str(cell.run),
-        }
+        beside = reproduce.Beside(
+            "base 22%", "hearsay", "tasks/gsm8k/accuracy", "base", value=0.22, measured=0.25
+        )
+        return reproduce.Result(
+            cell=cell.name,
+            run=str(cell.run),
+            notes=cell.notes,
+            metrics={"tasks/gsm8k/accuracy": row},
+            reported=[beside],
+        )
 
     monkeypatch.setattr(reproduce, "run", run)
     monkeypatch.setenv("COLUMNS", "120")
     shown = call("gsm8k", "--model", "embedded", "--out", str(tmp_path))
     assert shown.exit_code == 0, shown.output
     words = " ".join(shown.stdout.split())
-    assert "gsm8k gsm8k/accuracy 25.0% 50.0% 10.0 to 40.0 200 base 22.0%" in words
+    assert "gsm8k gsm8k/accuracy 25.0% 50.0% +10.0 to +40.0 200 base 22.0%" in words
     assert "fixtures: shows that the recipe runs, not what the paper found" in words
     assert "paper: base 22% (hearsay)" in words
     shown = call("--all", "--model", "embedded", "--limit", "8", "--out", str(tmp_path))

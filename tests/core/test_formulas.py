@@ -11,7 +11,8 @@ import pytest
 from mipo_mlx.core.logprobs import sequence_logprobs, token_logprobs
 from mipo_mlx.core.losses import dpo_sigmoid_loss, infonce_loss, mipo_softmax_loss, sami_loss
 from mipo_mlx.core.mutual_information import choice_entropy, context_accuracy, plug_in_pmi
-from mipo_mlx.stats.intervals import paired_bootstrap, wilson
+from mipo_mlx.stats.bootstrap import paired_bootstrap
+from mipo_mlx.stats.intervals import wilson
 
 VECTORS = [
     ((-40, -75), (-40, -75), 0.693147, 0.0, 0.0),

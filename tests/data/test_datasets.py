@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from mipo_mlx.config import resolve
+from mipo_mlx.data.blocks import draw
+from mipo_mlx.data.grid import Rules, lay_out
 from mipo_mlx.data.hub import local_file
-from mipo_mlx.data.negatives import contrast
 from mipo_mlx.data.readers import read_contexts, read_prompts
 from mipo_mlx.errors import DataError
 from mipo_mlx.generation.inputs import read_inputs
@@ -79,13 +80,12 @@ def test_prism(tmp_path: Path) -> None:
     assert users[0].text.startswith("How you should be")
     asked = read_prompts(write(tmp_path / "conversations.jsonl", conversations()))
     assert (asked[3].id, asked[3].text, asked[3].context_id) == ("c11", "What of 1?", "user1")
-    made = contrast(
-        users, asked, objective="context", negatives="random", prompts_per_context=0, seed=0
-    )
+    made = draw(lay_out(users, [], asked, Rules()), Rules()).contrasts
     owner = {prompt.id: prompt.context_id for prompt in asked}
-    assert sorted(item.prompt_id for item in made) == sorted(owner)
-    for item in made:
-        assert item.context_id == owner[item.prompt_id] != item.negative_context_id
+    assert sorted(item.prompt_id for item in made) == sorted([*owner, *owner])
+    for item in made:  # its owner's answer against another user's, and the other way round
+        assert item.context_id != item.negative_context_id
+        assert owner[item.prompt_id] in (item.context_id, item.negative_context_id)
 
 
 def test_prompts_of_a_held_out_user_are_held_out_with_that_user(tmp_path: Path) -> None:
@@ -153,9 +153,7 @@ def test_community_alignment(tmp_path: Path, ending: str) -> None:
     ]
     assert not any(p.text in user.text for p in asked for user in users)
     with pytest.raises(DataError, match="2 users with different contexts of language 'en', not 1"):
-        contrast(
-            users, asked, objective="context", negatives="random", prompts_per_context=0, seed=0
-        )
+        lay_out(users, [], asked, Rules())
 
 
 def test_negatives_are_of_the_same_language(tmp_path: Path) -> None:
@@ -166,15 +164,8 @@ def test_negatives_are_of_the_same_language(tmp_path: Path) -> None:
     prompts = read_prompts(write(tmp_path / "prompts.jsonl", [{"text": "a"}, {"text": "b"}]))
     spoken = {user.id: user.language for user in users}
     for k in (1, 2, 3):
-        made = contrast(
-            users,
-            prompts,
-            objective="context",
-            negatives="random",
-            prompts_per_context=0,
-            seed=0,
-            num_negatives=k,
-        )
+        rules = Rules(num_negatives=k)
+        made = draw(lay_out(users, [], prompts, rules), rules).contrasts
         assert len(made) == 24 * k
         for item in made:
             assert item.context_id != item.negative_context_id

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mipo_mlx.data.scrub import normal, pattern, read_held, scrub, scrub_pairs
+from mipo_mlx.data.scrub import pattern, read_held, scrub, scrub_pairs
 from mipo_mlx.errors import DataError
+from mipo_mlx.grading.text import normalise
 from mipo_mlx.types import PreferencePair, Response
 
 
 def left(text: str, *held: str) -> str:
-    return scrub(text, pattern([normal(string) for string in held]))
+    return scrub(text, pattern([normalise(string) for string in held]))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mipo_mlx.errors import ConfigError
 from mipo_mlx.models import chat_template
+from mipo_mlx.models.chat_template import Wrapper
 from mipo_mlx.types import Context, Prompt
 
 from . import archs
@@ -142,6 +144,48 @@ def test_plain_text_meets_no_template(tmp_path: Path) -> None:
     assert text(tok, ids(tok, messages)) == "The sky is"
     answer = chat_template.response_ids(tok, messages, " blue.", enable_thinking=False)
     assert text(tok, answer) == " blue.<|im_end|>"
+
+
+def test_an_answer_cut_off_gets_no_end_of_turn(tmp_path: Path) -> None:
+    for template in (archs.CHATML, None):
+        tok = tokenizer(tmp_path, template)
+        messages = chat_template.messages(CONTEXT, PROMPT)
+        whole = chat_template.response_ids(tok, messages, "In Os", enable_thinking=False)
+        cut = chat_template.response_ids(tok, messages, "In Os", enable_thinking=False, ended=False)
+        assert text(tok, cut) == "In Os"
+        assert whole == (*cut, 2)
+
+
+@pytest.mark.parametrize("name", list(chat_template.TEMPLATES))
+def test_a_wrapper_stands_around_the_context_and_comes_off_again(name: str) -> None:
+    wrapper = Wrapper.of(name, "Be brief.")
+    system, user = chat_template.messages(CONTEXT, PROMPT, wrapper)
+    assert system["content"].count(CONTEXT.text) == 1
+    assert (system["content"] == CONTEXT.text) == (name == "bare")
+    assert user["content"] == "Where do I live? Be brief."
+    assert chat_template.messages(None, PROMPT, wrapper) == (user,)
+    assert wrapper.unwrapped(system) == CONTEXT.text
+    assert wrapper.unwrapped(user) == PROMPT.text
+    foreign = {"role": "system", "content": "Something else."}
+    assert wrapper.unwrapped(foreign) == "Something else."
+
+
+def test_a_context_with_braces_is_taken_as_it_is() -> None:
+    odd = Context("u", "{context} {0} {name}")
+    (system, _) = chat_template.messages(odd, PROMPT, Wrapper.of("Notes: {context}!", ""))
+    assert system["content"] == "Notes: {context} {0} {name}!"
+
+
+def test_problems_keep_their_own_wording() -> None:
+    problem = Prompt("p", "1 + 1? The answer is a number.", kind="number")
+    (user,) = chat_template.messages(None, problem, Wrapper.of("bare", "Be brief."))
+    assert user["content"] == problem.text
+
+
+@pytest.mark.parametrize("template", ["note", "", "{context} and {context}"])
+def test_a_template_without_one_place_for_the_context_is_refused(template: str) -> None:
+    with pytest.raises(ConfigError, match="context-template"):
+        Wrapper.of(template, "")
 
 
 def test_decode_leaves_special_tokens_out_and_eos_is_known(tmp_path: Path) -> None:

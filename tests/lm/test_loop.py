@@ -50,7 +50,7 @@ def test_the_loop_on(name: str, tmp_path: Path) -> None:
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["grad_norm"] > 0
     assert second["loss"] != first["loss"]
-    assert math.isfinite(summary["metrics"]["information/pmi"]["adapter"])
+    assert math.isfinite(summary.metrics["information/pmi"].adapter)
     tuned = load(str(model), adapter_path=str(run / "adapter"))[0]
     plain = load(str(model))[0]
     tokens = mx.array([[5, 60, 70, 80]])

@@ -14,7 +14,7 @@ from mipo_mlx.inference import prefill
 from mipo_mlx.inference import sampling as module
 from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.prefix_tree import head_of, stems_of
-from mipo_mlx.inference.sampling import Job, Sampling, choose, job_key, nucleus, respond
+from mipo_mlx.inference.sampling import Job, Sampling, at_least, choose, job_key, nucleus, respond
 from mipo_mlx.models import chat_template
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.types import Response
@@ -262,6 +262,29 @@ def test_nucleus_of_almost_nothing_is_greedy() -> None:
         choose(logits, keys, mx.array(0, mx.uint32), Sampling(top_p=0.01)),
         mx.argmax(logits, axis=-1),
     )
+
+
+@pytest.mark.parametrize("min_p", [0.02, 0.1, 0.7, 1.0])
+def test_min_p_keeps_what_mlx_lm_keeps_after_the_nucleus(min_p: float) -> None:
+    from mlx_lm.sample_utils import apply_min_p, apply_top_p
+
+    logits = 3 * mx.random.normal((40, 30), key=mx.random.key(1))
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    for top_p in (1.0, 0.8):
+        stock = apply_top_p(logprobs, top_p) if top_p < 1 else logprobs
+        stock = apply_min_p(stock, min_p)
+        ours = at_least(nucleus(logprobs, top_p) if top_p < 1 else logprobs, min_p)
+        np.testing.assert_array_equal(np.isinf(np.array(ours)), np.isinf(np.array(stock)))
+        assert (~np.isinf(np.array(ours))).any(axis=1).all()
+
+
+def test_min_p_of_one_is_greedy_and_least_is_taken_before_temperature() -> None:
+    logits = mx.random.normal((50, 9), key=mx.random.key(0))
+    keys = mx.array([job_key(0, str(i)) for i in range(50)], dtype=mx.uint32)
+    greedy = mx.argmax(logits, axis=-1)
+    for temperature in (0.2, 1.0, 5.0):
+        sampling = Sampling(temperature=temperature, min_p=1.0)
+        assert mx.array_equal(choose(logits, keys, mx.array(0, mx.uint32), sampling), greedy)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from mipo_mlx import tiny
 from mipo_mlx.data.readers import read_contexts, read_prompts
-from mipo_mlx.grading.facts import parse_choice, parse_number
+from mipo_mlx.grading.final_answer import final_answer
 from mipo_mlx.tiny import dialogues, pretrain, words, world
+from mipo_mlx.types import Prompt, Response
 
 FACTS = {"town": "Porto", "drink": "port", "name": "Rosa", "pet": "python"}
 
@@ -105,16 +106,21 @@ def test_grades(text: str, own: bool, wrong: bool) -> None:
     assert world.grade(text, FACTS) == world.Grade(own=own, wrong=wrong)
 
 
+def said(item: world.Problem, kind: str) -> str | None:
+    solution = Response(item.solution, (), "stop")
+    return final_answer(Prompt("", item.text, item.answer, kind), solution)
+
+
 def test_solutions_are_right() -> None:
     for item in world.word_problems(200, 1, held_out=True):
         sums, final = item.solution.split("\n#### ")
         left, right = sums.split(" = ")
         assert eval(left) == int(right) == int(final) == int(item.answer) >= 0
-        assert parse_number(item.solution) == item.answer
+        assert said(item, "number") == item.answer
     for item in world.choices(200, 1, held_out=True):
         word = item.text.split("What is ")[1].split("?")[0]
         offered = dict(line.split(". a ") for line in item.text.split("\n")[1:])
         right = [label for label, kind in offered.items() if word in words.VALUES[kind]]
         assert right == [item.answer]
         assert 3 <= len(offered) <= 5
-        assert parse_choice(item.solution) == item.answer
+        assert said(item, "choice") == item.answer

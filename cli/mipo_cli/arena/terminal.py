@@ -6,14 +6,13 @@ import sys
 import termios
 import tty
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
 from mipo_cli.arena import words
-from mipo_mlx.evaluation.human_votes import CHOICES, Arena
+from mipo_mlx.evaluation.human_votes import CHOICES, Arena, VoteSummary
 
 KEYS = "1 or 2: that answer is better; 0: a tie; u: undo; q: the result"
 
@@ -91,7 +90,7 @@ def play(arena: Arena, console: Console) -> None:
         return
 
 
-def show_result(summary: Mapping[str, Any], console: Console) -> None:
+def show_result(summary: VoteSummary, console: Console) -> None:
     """Verdict, figures and notes."""
     console.print(f"\n{words.verdict(summary)}")
     for name, value in words.figures(summary):

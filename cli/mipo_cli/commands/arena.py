@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,7 @@ def command(
 
             serve(arena, _announce)
     if as_json:
-        show_json(arena.summary())
+        show_json(asdict(arena.summary()))
         return
     from mipo_cli.arena.terminal import show_result
 

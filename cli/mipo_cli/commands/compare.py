@@ -27,6 +27,6 @@ def command(
 
     found = beside(runs, resamples=resamples, seed=seed)
     if as_json:
-        show_json(found)
+        show_json(found.to_json())
     else:
         show_beside(found, as_markdown)

@@ -33,6 +33,6 @@ def command(
     with progress() as bars:
         found = control(run, resolved, names, bars)
     if as_json:
-        show_json(found)
+        show_json(found.to_json())
     else:
         show_beside(found, as_markdown)

@@ -24,11 +24,10 @@ def command(
     from mipo_mlx import pipeline
 
     with progress() as bars:
-        summary = pipeline.evaluate.evaluate(run, resolved, bars)
+        result = pipeline.evaluate.evaluate(run, resolved, bars)
     if as_json:
-        show_json(summary)
+        show_json(result.to_json())
     else:
-        show_stats(
-            "eval",
-            {n: f"{r['base']:.4g} -> {r['adapter']:.4g}" for n, r in summary["metrics"].items()},
-        )
+        from mipo_mlx.reporting.format import moved
+
+        show_stats("eval", {name: moved(row) for name, row in result.metrics.items()})

@@ -29,7 +29,7 @@ def command(
     with progress() as bars:
         summary = pipeline.report.report(run, resolved, bars)
     if as_json:
-        show_json(summary)
+        show_json(summary.to_json())
     elif as_markdown:
         show_markdown(summary)
     else:

@@ -54,6 +54,9 @@ def command(
         return show_json({"cells": told}) if as_json else show_dry_run(told)
     with progress() as bars:
         results = reproduce.run_all(cells, bars) if everything else [reproduce.run(cells[0], bars)]
-    show_json({"results": results}) if as_json else show_results(results)
-    if any("error" in result for result in results):
+    if as_json:
+        show_json({"results": [result.to_json() for result in results]})
+    else:
+        show_results(results)
+    if any(result.error for result in results):
         raise typer.Exit(1)

@@ -32,6 +32,6 @@ def command(
     with progress() as bars:
         summary = pipeline.run.run(folder, resolved, bars)
     if as_json:
-        show_json(summary)
+        show_json(summary.to_json())
     else:
         show_report(summary)

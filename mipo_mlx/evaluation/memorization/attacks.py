@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mipo_mlx.evaluation.memorization import extraction
-from mipo_mlx.evaluation.study import SIDES, Subject
-from mipo_mlx.generation.pairs import Ask, sample
+from mipo_mlx.evaluation.study import Subject
+from mipo_mlx.generation.answers import Ask, sample
 from mipo_mlx.inference.prefix_tree import Row
+from mipo_mlx.results import SIDES
 from mipo_mlx.types import Context, Response
 
 LONGEST = 64  # tokens of an answer that is asked for without a context

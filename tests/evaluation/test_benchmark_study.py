@@ -21,9 +21,11 @@ from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.inference.scoring import score
 from mipo_mlx.models.load import load_model
 from mipo_mlx.pipeline import evaluate
-from mipo_mlx.stats.intervals import paired_bootstrap, paired_bootstrap_among
+from mipo_mlx.reporting.narrative.studies import benchmarks as told
+from mipo_mlx.results import MetricRow
+from mipo_mlx.results.findings import BenchmarkFindings
 from mipo_mlx.tiny import SAMPLES_DIR
-from mipo_mlx.types import Prompt, Response
+from mipo_mlx.types import Prompt, Response, silent
 
 
 def choice(id: str, answer: str, labels: str = "ABC") -> Prompt:
@@ -91,12 +93,12 @@ def test_letters_choose_the_likeliest_and_their_entropy_is_split_by_right_and_wr
     for name, at in (("", [0, 1, 2, 3]), ("_correct", [0, 3]), ("_incorrect", [1, 2])):
         row = figures[f"choice_entropy{name}"]
         values = np.array(known)[at]
-        assert row["base"] == pytest.approx(values.mean(), abs=1e-4)
-        assert row["delta"] == pytest.approx(-values.mean() / 2, abs=1e-4)
-        assert row["sd"] == pytest.approx([values.std(), values.std() / 2], abs=1e-4)
-        assert row["n"] == len(at)
-        assert row.get("counted", [4, 4]) == [len(at), len(at)]
-    assert figures["letter_accuracy"]["base"] == 0.5
+        assert row.base == pytest.approx(values.mean(), abs=1e-4)
+        assert row.delta == pytest.approx(-values.mean() / 2, abs=1e-4)
+        assert row.sd == pytest.approx((values.std(), values.std() / 2), abs=1e-4)
+        assert row.n == len(at)
+        assert (row.counted or (4, 4)) == (len(at), len(at))
+    assert figures["letter_accuracy"].base == 0.5
     assert "accuracy" not in figures
 
 
@@ -107,70 +109,44 @@ def test_figures_that_nothing_counts_for_are_left_out() -> None:
         *("accuracy", "parse_failures", "cut_offs"),
     }
     figures = benchmarks.compare(base, base, resamples=100, seed=0)
-    assert figures["accuracy_of_parsed"]["base"] == 1
-    assert figures["accuracy_of_parsed"]["counted"] == [1, 1]
-    assert figures["accuracy"]["base"] == figures["parse_failures"]["base"] == 0.5
+    assert figures["accuracy_of_parsed"].base == 1
+    assert figures["accuracy_of_parsed"].counted == (1, 1)
+    assert figures["accuracy"].base == figures["parse_failures"].base == 0.5
 
 
 def test_a_task_is_told_in_a_sentence_and_in_a_table() -> None:
-    same = {"base": 0.5, "adapter": 0.52, "delta": 0.02, "ci95": [-0.01, 0.05], "p": 0.3, "n": 200}
-    same["unit"] = "share of answers"
-    fell = {
-        **same,
-        **{"base": 1.5, "adapter": 1.0, "delta": -0.5, "ci95": [-0.9, -0.1], "p": 0.01, "n": 150},
-        **{"unit": "nats", "sd": [0.25, 0.125], "counted": [170, 150]},
-    }
+    same = MetricRow(0.5, 0.52, 0.02, (-0.01, 0.05), 0.3, 200, "share of answers")
+    fell = replace(
+        same,
+        **{"base": 1.5, "adapter": 1.0, "delta": -0.5, "ci95": (-0.9, -0.1), "p": 0.01, "n": 150},
+        **{"unit": "nats", "sd": (0.25, 0.125), "counted": (170, 150)},
+    )
     figures = {"accuracy": same, "parse_failures": same, "choice_entropy_correct": fell}
-    assert benchmarks.sentence("arc", figures) == (
+
+    def lines(**figures: MetricRow) -> str:
+        rows = {f"tasks/arc/{name}": row for name, row in figures.items()}
+        return told(BenchmarkFindings(["arc"]), rows).lines[0]
+
+    assert lines(**figures) == (
         "arc: no difference seen in accuracy at n = 200 problems (95% interval -1.0 to +5.0 "
         "points); choice entropy correct fell, 1.5 -> 1 nats (95% interval of the difference -0.9 "
         "to -0.1, n = 150 problems)."
     )
-    rose = {**same, "ci95": [0.01, 0.03], "p": 0.02}
-    assert benchmarks.sentence("arc", {"accuracy": rose}).startswith(
-        "arc: accuracy rose, 50.0% -> 52.0% of answers ("
-    )
-    assert "no difference" in benchmarks.sentence("arc", {"accuracy": {**rose, "p": 0.06}})
+    rose = replace(same, ci95=(0.01, 0.03), p=0.02)
+    assert lines(accuracy=rose).startswith("arc: accuracy rose, 50.0% -> 52.0% of answers (")
+    assert "no difference" in lines(accuracy=replace(rose, p=0.06))
     rows = {f"tasks/arc/{name}": row for name, row in figures.items()} | {"tasks/g/accuracy": rose}
-    table = benchmarks.table(["g", "arc"], rows)
+    (table,) = told(BenchmarkFindings(["g", "arc"]), rows).tables
     assert [list(row) for row in table.body] == [
-        ["g: accuracy", "50.0%", "52.0%", "+0.020 [+0.010, +0.030]", "200"],
-        ["arc: accuracy", "50.0%", "52.0%", "+0.020 [-0.010, +0.050]", "200"],
-        ["arc: parse failures", "50.0%", "52.0%", "+0.020 [-0.010, +0.050]", "200"],
+        ["g: accuracy", "50.0%", "52.0%", "+2.0 [+1.0, +3.0] points", "200"],
+        ["arc: accuracy", "50.0%", "52.0%", "+2.0 [-1.0, +5.0] points", "200"],
+        ["arc: parse failures", "50.0%", "52.0%", "+2.0 [-1.0, +5.0] points", "200"],
         [
-            *("arc: choice entropy correct", "1.500 (sd 0.250)", "1.000 (sd 0.125)"),
-            *("-0.500 [-0.900, -0.100]", "170 and 150"),
+            *("arc: choice entropy correct", "1.5 (sd 0.25)", "1 (sd 0.125)"),
+            *("-0.5 [-0.9, -0.1]", "170 and 150"),
         ],
     ]
     assert {len(row) for row in table.body} == {len(table.head)}
-
-
-def test_bootstrap_among_all_items_is_that_of_all_items() -> None:
-    rng = np.random.default_rng(5)
-    base, adapter = rng.normal(0, 1, 80), rng.normal(0.3, 1, 80)
-    ones = np.ones(80)
-    got = paired_bootstrap_among(base, ones, adapter, ones, resamples=2000, seed=1)
-    want = paired_bootstrap(base, adapter, resamples=2000, seed=2)
-    assert got.delta == pytest.approx(want.delta)
-    assert [got.low, got.high] == pytest.approx([want.low, want.high], abs=0.03)
-
-
-def test_bootstrap_among_some_agrees_with_the_normal_interval() -> None:
-    rng = np.random.default_rng(6)
-    values = [rng.normal(mean, 1, 2000) for mean in (0.0, 1.0)]
-    counts = [(rng.random(2000) < share).astype(float) for share in (0.3, 0.6)]
-    for column, some in zip(values, counts, strict=True):
-        column[some == 0] = 1e6  # what does not count has no say
-    got = paired_bootstrap_among(values[0], counts[0], values[1], counts[1], seed=0)
-    own = [column[some > 0] for column, some in zip(values, counts, strict=True)]
-    delta = own[1].mean() - own[0].mean()
-    half = 1.96 * math.sqrt(sum(column.var() / len(column) for column in own))
-    assert got.delta == pytest.approx(delta)
-    assert [got.low, got.high] == pytest.approx([delta - half, delta + half], abs=0.01)
-    with pytest.raises(ValueError, match="one length"):
-        paired_bootstrap_among(values[0][:3], counts[0], values[1], counts[1], seed=0)
-    with pytest.raises(ValueError, match="at least one item"):
-        paired_bootstrap_among(values[0], 0 * counts[0], values[1], counts[1], seed=0)
 
 
 def gsm8k(path: Path, count: int) -> Path:
@@ -236,14 +212,12 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
     known = read_prompts(SAMPLES_DIR / "problems_heldout.jsonl")
     config = resolve().generate
 
-    def quiet(stage: str, done: int, total: int) -> None: ...
-
+    greedy = replace(config, temperature=0.0, top_p=1.0, max_tokens=48)
+    asking = benchmarks.Asking(greedy, "base", silent)
     for kind in ("number", "choice"):
         prompts = [prompt for prompt in known if prompt.kind == kind][:24]
         right = benchmarks.Task(kind, prompts)
-        columns = benchmarks.measure(
-            lm, right, config, max_tokens=48, on_progress=quiet, who="base"
-        )
+        columns = benchmarks.measure(lm, right, asking)
         assert columns["parsed"].mean() > 0.9
         assert columns["correct"].mean() > 0.7
         assert ("entropy" in columns) == (kind == "choice")
@@ -252,9 +226,7 @@ def test_the_embedded_model_solves_its_own_problems_in_both_modes() -> None:
         if kind == "choice":  # it answers at once, so both modes ask the same
             assert columns["correct"].tolist() == columns["letter_correct"].tolist()
             task = benchmarks.Task(kind, wrong)
-            columns = benchmarks.measure(
-                lm, task, config, max_tokens=48, on_progress=quiet, who="base"
-            )
+            columns = benchmarks.measure(lm, task, asking)
             assert max(columns["correct"].mean(), columns["letter_correct"].mean()) < 0.2
         rows = (
             list(score(lm, benchmarks.letter_rows(lm, prompts[:4], config)))
@@ -277,7 +249,7 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     given |= {"prompts_per_context": 1, "eval_prompts_per_context": 1, "task_max_tokens": 24}
     run = tmp_path / "run"
     config = resolve(flags={**given, "tasks": f"gsm8k={sums},arc={choices}", "task_limit": 5})
-    results = pipeline.run.run(run, config)["metrics"]
+    results = pipeline.run.run(run, config).to_json()["metrics"]
     for name, count in (("gsm8k", 5), ("arc", 4)):
         for figure in ("accuracy", "parse_failures", "cut_offs"):
             row = results[f"tasks/{name}/{figure}"]
@@ -285,12 +257,12 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
             assert row["ci95"][0] <= row["delta"] <= row["ci95"][1]
     assert "tasks/arc/letter_accuracy" in results
     assert "tasks/gsm8k/letter_accuracy" not in results
-    told = read_json(run / "eval.json")["sections"]["tasks"]
-    assert [line.partition(":")[0] for line in told["lines"]] == ["gsm8k", "arc"]
-    shown = {row[0]: row[1:] for row in told["tables"][0]["body"]}
+    section = read_json(run / "eval.json")["sections"]["tasks"]
+    assert [line.partition(":")[0] for line in section["lines"]] == ["gsm8k", "arc"]
+    shown = {row[0]: row[1:] for row in section["tables"][0]["body"]}
     assert shown["gsm8k: accuracy"][0] == f"{100 * results['tasks/gsm8k/accuracy']['base']:.1f}%"
     assert {name.partition(":")[0] for name in shown} == {"gsm8k", "arc"}
-    kept = told["details"]
+    kept = section["details"]
     assert kept["arc"]["wording"] == "ours/1"
     assert kept["arc"]["ids"] == [f"arc/q{n}" for n in range(4)]
     for side in ("base", "adapter"):
@@ -311,7 +283,7 @@ def test_eval_measures_base_and_adapter_on_tasks(tmp_path: Path) -> None:
     assert (run / "eval.json").read_bytes() == before
     gsm8k(sums, 3)  # other problems under the same name are measured anew
     again = pipeline.evaluate.evaluate(run, config)
-    assert again["metrics"]["tasks/gsm8k/accuracy"]["n"] == 3
+    assert again.metrics["tasks/gsm8k/accuracy"].n == 3
 
 
 def test_a_problem_beyond_the_window_is_named_with_its_line(tmp_path: Path) -> None:

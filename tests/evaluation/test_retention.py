@@ -15,20 +15,25 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_map_with_path
+from scipy.stats import binomtest
 
 from mipo_mlx import pipeline
 from mipo_mlx.config import resolve
 from mipo_mlx.data import builtin
 from mipo_mlx.data.readers import read_contexts, read_prompts
-from mipo_mlx.evaluation import distractors, responses, retention, rows
-from mipo_mlx.evaluation.metrics import Group, Item
+from mipo_mlx.evaluation import distractors, responses, retention
+from mipo_mlx.evaluation.comparison import Asked, titled_rows
+from mipo_mlx.evaluation.questions import Group, Item, Questions
 from mipo_mlx.evaluation.responses import Part
-from mipo_mlx.evaluation.rows import Figure
-from mipo_mlx.evaluation.study import SIDES, Subject
-from mipo_mlx.generation.pairs import Ask, encode, sample
+from mipo_mlx.evaluation.study import Subject
+from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.grading.ngrams import words
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.reporting.narrative.changes import changes
+from mipo_mlx.reporting.narrative.studies import retention as told
+from mipo_mlx.results import SIDES, Metric
+from mipo_mlx.results.findings import RetentionFindings
 from mipo_mlx.tiny import SAMPLES_DIR, world
 from mipo_mlx.types import Context, Prompt, Response
 from samples import head
@@ -78,11 +83,12 @@ def subject() -> Subject:
     config = resolve(flags={"resamples": 100})
     items = [Item(user, prompt) for user in users(4) for prompt in requests(2)]
     inputs: Any = SimpleNamespace(held_contexts=users(4))
-    made = Subject(lm, config, inputs, [Group(items)], {}, {}, quiet, Forget)
+    asked = Questions([Group(items)], frozenset(), config.generate, 1, quiet)
+    made = Subject(lm, config, inputs, asked, {}, {}, Forget)
     asks = [Ask(item.context, item.prompt) for item in items]
-    told = responses.ask_both(made, "", "", asks)
+    said = responses.ask_both(made, "", "", asks)
     answers = {
-        side: {ask.key: answer for ask, answer in zip(asks, told.answers[side], strict=True)}
+        side: {ask.key: answer for ask, answer in zip(asks, said.answers[side], strict=True)}
         for side in SIDES
     }
     return replace(made, answers=answers)
@@ -208,10 +214,12 @@ def test_what_does_not_fit_the_window_is_left_out(subject: Subject) -> None:
     beside, unasked = distractors.measure(
         small, responses.own_answers(small, asks), frozenset({"Oslo"}), 8
     )[1:]
-    assert beside.metrics == {}
-    assert "No context has room" in beside.lines[0]
-    assert unasked.metrics["retention/unrelated/own_fact_rate"]["n"] == sum(room)
-    assert unasked.lines[-1].startswith(f"{8 - sum(room)} of 8 unrelated requests did not fit")
+    assert beside.metrics == {} and beside.findings.left_out == 8
+    assert unasked.metrics["retention/unrelated/own_fact_rate"].n == sum(room)
+    findings = RetentionFindings([], [beside.findings, unasked.findings], 1.0, 1.0, False)
+    lines = told(findings, unasked.metrics).lines
+    assert "No context has room" in lines[0]
+    assert lines[-1].startswith(f"{8 - sum(room)} of 8 unrelated requests did not fit")
 
 
 def test_unrelated_requests_go_to_every_user_in_turn(subject: Subject) -> None:
@@ -253,33 +261,44 @@ def test_spread_takes_one_of_each_user_in_turn_and_other_prompts() -> None:
     assert responses.spread([], 5) == []
 
 
-FIGURES = {"up": Figure("rise", "it rises", "nats", 1), "flat": Figure("level", "", "nats", 0)}
+FIGURES = {"up": Metric("rise", "it rises", "nats", 1), "flat": Metric("level", "", "nats", 0)}
 
 
 def test_rows_and_sentences() -> None:
-    asked = [Item(user, prompt) for user in users(6) for prompt in requests(2)]
+    items = [Item(user, prompt) for user in users(6) for prompt in requests(2)]
     base = {"up": np.arange(12.0), "flat": np.arange(12.0)}
     shift = np.tile([0.9, 1.1, 1.0], 4)
     tuned = {"up": base["up"] + shift, "flat": base["flat"] + np.tile([1, -1], 6)}
     base["up"][0] = np.nan
     config = resolve(flags={"resamples": 200})
     sides = {"base": base, "adapter": tuned}
-    found = rows.rows("x", "there", sides, asked, {**FIGURES, "no": FIGURES["up"]}, config)
+    asked = Asked("x", "there", items)
+    found = titled_rows(asked, sides, {**FIGURES, "no": FIGURES["up"]}, config)
     assert list(found) == ["x/up", "x/flat"]
     row = found["x/up"]
-    assert (row["n"], row["users"], row["resampled"]) == (11, 6, "users")
-    assert row["base"] == pytest.approx(6)
-    assert row["delta"] == pytest.approx(shift[1:].mean())
-    assert (row["title"], row["about"], row["better"]) == ("rise, there", "it rises", 1)
-    one, two = rows.sentences("out there", found, FIGURES)
+    assert (row.n, row.users, row.resampled) == (11, 6, "users")
+    assert row.base == pytest.approx(6)
+    assert row.delta == pytest.approx(shift[1:].mean())
+    assert (row.title, row.about, row.better) == ("rise, there", "it rises", 1)
+    one, two = changes("out there", "there", list(found.values()))
     assert one.startswith("Out there: rise rose, 6 -> 7.01 nats (95% interval of the difference +")
     assert one.endswith("n = 6 users).")
     assert two == "Out there: no difference seen in level, at n = 6 users."
-    same = {name: {**found["x/flat"], "resampled": "answers"} for name in ("x/up", "x/flat")}
-    assert rows.sentences("so", same, FIGURES) == [
+    same = replace(found["x/flat"], resampled="answers")
+    assert changes("so", "there", [replace(same, title="rise, there"), same]) == [
         "So: no difference seen in rise or level, at n = 12 answers."
     ]
-    assert rows.sentences("so", found, {}) == []
+    assert changes("so", "there", []) == []
+
+
+def test_unchanged_answers_of_one_user_are_told_of_that_user() -> None:
+    asks = [Ask(users(1)[0], Prompt(f"p{n}", "?")) for n in range(30)]
+    base = [said(f"answer {n}") for n in range(30)]
+    tuned = [said("another"), said("another"), *base[2:]]
+    found = retention.distance(Part("context", "", asks, {"base": base, "adapter": tuned}))
+    assert (found.n, found.unchanged) == (30, 28)
+    plain = binomtest(28, 30).proportion_ci(method="wilson")
+    assert found.unchanged_ci95 == pytest.approx((plain.low, plain.high))
 
 
 def small(folder: Path) -> dict[str, Any]:
@@ -335,7 +354,7 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
     own_kept = section["details"]["context"]
     assert len(own_kept["base"]["kl"]) == metrics["retention/context/kl"]["n"] == 16
     perplexity = math.exp(np.mean(own_kept["adapter"]["log_perplexity"]))
-    assert section["tables"][0]["body"][1][4] == f"{perplexity:.4g}"
+    assert section["tables"][0]["body"][1][4] == f"{perplexity:.3g}"
     assert set(section["metrics"]) <= set(metrics)
     assert all(metrics[name]["title"] for name in section["metrics"])
     lm = load_model("embedded")  # what the base said is what the model without adapter says
@@ -412,4 +431,4 @@ def test_contexts_without_facts_are_told_of_and_studies_can_be_left_out(tmp_path
     given = {**small(tmp_path), **more, "retention": False, "diversity_samples": 0}
     given["memorization"] = False
     without = resolve(flags=given)
-    assert pipeline.evaluate.evaluate(run, without)["sections"] == {}
+    assert pipeline.evaluate.evaluate(run, without).sections == {}

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +24,8 @@ from mipo_mlx.config import resolve
 from mipo_mlx.errors import MipoError
 from mipo_mlx.grading.facts import grade, stated
 from mipo_mlx.reporting import evidence, html, plots
-from mipo_mlx.reporting.summary import summarise
+from mipo_mlx.reporting.summary import Report, summarise
+from mipo_mlx.results import EvalResult, Example, MetricRow
 from samples import head
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base", "embed", "source"}
@@ -91,42 +93,43 @@ def read(html: str) -> Node:
     return Reader(html).root
 
 
-def row(base: float, adapter: float, low: float, high: float, unit: str = "nats") -> dict[str, Any]:
+def row(base: float, adapter: float, low: float, high: float, unit: str = "nats") -> MetricRow:
     delta = adapter - base
-    return {"base": base, "adapter": adapter, "delta": delta, "ci95": [low, high], "n": 40} | {
-        "unit": unit
-    }
+    return MetricRow(base, adapter, delta, (low, high), 0.01, 40, unit)
 
 
-def results(**more: Any) -> dict[str, Any]:
+def results(**more: Any) -> EvalResult:
     rng = np.random.default_rng(3)
     before, after = rng.normal(1, 1, 40), rng.normal(2, 0.5, 40)
-    return {
-        "schema": 1,
-        "metrics": {
+    made = EvalResult(
+        metrics={
             "personalization/own_context_rate": row(0.575, 0.95, 0.25, 0.5, "share of answers"),
             "personalization/wrong_fact_rate": row(0.0, 0.025, -0.01, 0.075, "share of answers"),
             "information/pmi": row(before.mean(), after.mean(), 0.61234, 1.3),
             "length/response_tokens": row(1234.5, 1200.25, -60.0, -10.5, "tokens"),
         },
-        "items": {
+        items={
             "information/pmi": {"base": before.tolist(), "adapter": after.tolist()},
             "length/response_tokens": {"base": [3.0, 4.0, 4.0], "adapter": [4.0, 9.0, 5.0]},
         },
-        "held_out": "users and prompts",
-        "changed": 1,
-        "answers": 40,
-        "examples": [
-            {
-                "context_id": "ada",
-                "facts": {"food": "quiche", "town": "Turin"},
-                "prompt": "What to eat?",
-                "base": "Try bread.",
-                "adapter": "In Turin, eat Quiche; quiches are plenty.",
-            }
+        held_out="users and prompts",
+        changed=1,
+        answers=40,
+        examples=[
+            Example(
+                context_id="ada",
+                facts={"food": "quiche", "town": "Turin"},
+                prompt="What to eat?",
+                base="Try bread.",
+                adapter="In Turin, eat Quiche; quiches are plenty.",
+            )
         ],
-        **more,
-    }
+    )
+    return replace(made, **more)
+
+
+def with_rows(found: EvalResult, **rows: MetricRow) -> EvalResult:
+    return replace(found, metrics={**found.metrics, **rows})
 
 
 STEPS: dict[str, Any] = {
@@ -148,13 +151,11 @@ LINES = [
 ]
 
 
-def summary(found: dict[str, Any], **more: Any) -> dict[str, Any]:
-    made = summarise(found, {})
+def summary(found: EvalResult, **more: Any) -> Report:
     config = resolve(flags=more.pop("flags", {}))
-    made["plots"] = evidence.plots(found, more.pop("lines", LINES), more.pop("pairs", [(3, 4)]))
-    made["provenance"] = evidence.provenance(more.pop("steps", STEPS), config)
-    made["limits"] = evidence.limits(made, config)
-    return {**made, **more}
+    numbers = evidence.plots(found.items, more.pop("lines", LINES), more.pop("pairs", [(3, 4)]))
+    origin = evidence.provenance(more.pop("steps", STEPS), config)
+    return replace(summarise(found, numbers, origin, config), **more)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,7 @@ def number(text: str) -> float:
 
 def test_every_number_of_the_table_is_that_of_report_json() -> None:
     found = summary(results())
-    stored = json.loads(json.dumps(found))["metrics"]
+    stored = json.loads(json.dumps(found.to_json()))["metrics"]
     (table,) = read(html.render(found)).kind("headline")
     rows = {
         node.attributes["data-metric"]: node
@@ -224,7 +225,7 @@ def test_every_number_of_the_table_is_that_of_report_json() -> None:
             "high": high,
         }
         cells = {cell.attributes["class"]: cell for cell in node.all("data")}
-        assert set(cells) == set(wanted)
+        assert set(cells) == {*wanted, "p"}
         for kind, value in wanted.items():
             assert float(cells[kind].attributes["value"]) == value
             share = want["unit"].startswith("share") and kind != "n"
@@ -234,26 +235,28 @@ def test_every_number_of_the_table_is_that_of_report_json() -> None:
             if kind in ("delta", "low", "high"):
                 assert cells[kind].text.startswith("+") == (value > 0)
     words = {name: node.text for name, node in rows.items()}
-    assert "higher, better" in words["personalization/own_context_rate"]
-    assert "not clear of zero" in words["personalization/wrong_fact_rate"]
-    assert "lower" in words["length/response_tokens"]
+    assert "rose, better" in words["personalization/own_context_rate"]
+    assert "none seen" in words["personalization/wrong_fact_rate"]
+    assert "fell" in words["length/response_tokens"]
     assert "better" not in words["length/response_tokens"].split("longer nor shorter is better")[1]
 
 
 def test_more_keys_of_a_row_are_shown() -> None:
-    found = summary(results())
-    found["metrics"]["information/pmi"] |= {
-        "base_ci95": [0.5, 1.5], "adapter_ci95": [1.75, 2.25], "p": 0.01, "p_holm": 0.0625,
-        "users": 17, "effective_n": 21.5, "mcnemar_p": 0.25,
-    }  # fmt: skip
+    whole = results()
+    more = replace(
+        whole.metrics["information/pmi"],
+        **{"base_ci95": (0.5, 1.5), "adapter_ci95": (1.75, 2.25), "p": 0.01, "p_holm": 0.0625},
+        **{"users": 17, "effective_n": 21.5, "mcnemar_p": 0.25},
+    )
+    found = summary(with_rows(whole, **{"information/pmi": more}))
     (table,) = read(html.render(found)).kind("headline")
     (node,) = (n for n in table.all("tr") if n.attributes.get("data-metric") == "information/pmi")
-    assert "none seen, by p" in node.text  # the interval is clear of zero, Holm's p is not small
+    assert "none seen" in node.text  # the interval is clear of zero, Holm's p is not small
     for text in (
         "McNemar p = 0.25",
         "[0.5, 1.5]",
         "[1.75, 2.25]",
-        "p = 0.0625 (Holm)",
+        "p = 0.062 (Holm)",
         "17 users",
         "effective n 21.5",
     ):
@@ -262,12 +265,15 @@ def test_more_keys_of_a_row_are_shown() -> None:
 
 @pytest.mark.parametrize("unit", ["nats", "share of answers"])
 def test_text_of_others_stays_text(unit: str) -> None:
-    found = results(held_out=HOSTILE)
-    found["metrics"][HOSTILE] = row(0.5, 0.75, 0.1, 0.3, unit)
-    found["metrics"]["odd/unit"] = row(0.5, 0.75, 0.1, 0.3, HOSTILE)
-    (example,) = found["examples"]
-    example |= {"prompt": HOSTILE, "base": HOSTILE, "context_id": HOSTILE}
-    example["facts"] = {HOSTILE: "alert(1)", "town": HOSTILE}
+    example = replace(
+        *results().examples,
+        **{"prompt": HOSTILE, "base": HOSTILE, "context_id": HOSTILE},
+        facts={HOSTILE: "alert(1)", "town": HOSTILE},
+    )
+    found = with_rows(
+        results(held_out=HOSTILE, examples=[example]),
+        **{HOSTILE: row(0.5, 0.75, 0.1, 0.3, unit), "odd/unit": row(0.5, 0.75, 0.1, 0.3, HOSTILE)},
+    )
     made = summary(found, verdict=HOSTILE, flags={"model": HOSTILE, "contexts": HOSTILE})
     tree = read(html.render(made))
     assert not [n for n in tree.all() if n.tag in ("script", "img")]
@@ -310,8 +316,8 @@ def test_places_of_facts(
 
 
 def test_a_page_of_one_metric_and_no_training() -> None:
-    found = results(items={}, examples=[])
-    found["metrics"] = {"reasoning/accuracy": row(0.5, 0.5, -0.1, 0.1, "share of answers")}
+    rows = {"reasoning/accuracy": row(0.5, 0.5, -0.1, 0.1, "share of answers")}
+    found = results(items={}, examples=[], metrics=rows)
     tree = read(html.render(summary(found, lines=[], pairs=[], steps={})))
     assert [f.attributes["id"] for f in tree.all("figure")] == ["figure-forest"]
     assert "No answers were kept." in tree.text
@@ -325,10 +331,9 @@ def test_a_page_without_any_metric() -> None:
 
 
 def test_what_is_not_a_number_is_a_dash_and_is_not_drawn() -> None:
-    found = results()
     nan = math.nan
-    found["metrics"]["information/pmi"] = row(nan, 1.0, nan, nan)
-    found["items"]["information/pmi"] = {"base": [nan, nan], "adapter": [1.0, math.inf]}
+    items = {"information/pmi": {"base": [nan, nan], "adapter": [1.0, math.inf]}}
+    found = with_rows(results(items=items), **{"information/pmi": row(nan, 1.0, nan, nan)})
     lines = [{"step": 1, "loss": nan, "kl": nan}, {"step": 2, "loss": 0.5, "kl": nan}]
     page = html.render(summary(found, lines=lines))
     assert not re.search(r"\b(nan|inf)\b", page, re.IGNORECASE)
@@ -430,28 +435,28 @@ def test_histograms_count_what_numpy_counts(whole: bool) -> None:
     columns = {"base": draw(300).tolist(), "adapter": draw(200).tolist()}
     made = evidence.histogram(columns, "nats", whole=whole)
     assert made is not None
-    assert 8 <= len(made["edges"]) - 1 <= 22
+    assert 8 <= len(made.edges) - 1 <= 22
     for name, values in columns.items():
-        assert sum(made["counts"][name]) == len(values)
-        assert made["counts"][name] == np.histogram(values, made["edges"])[0].tolist()
-        assert made["means"][name] == pytest.approx(np.mean(values))
+        assert sum(made.counts[name]) == len(values)
+        assert made.counts[name] == np.histogram(values, made.edges)[0].tolist()
+        assert made.means[name] == pytest.approx(np.mean(values))
     if whole:
-        assert all(edge % 1 == 0.5 for edge in made["edges"])
+        assert all(edge % 1 == 0.5 for edge in made.edges)
 
 
 def test_a_value_on_an_edge_is_of_the_bin_above_it() -> None:
     made = evidence.histogram({"base": np.arange(0, 20, 0.5).tolist()}, "nats")
     assert made is not None
-    assert made["edges"] == list(range(21))
-    assert made["counts"]["base"] == [2] * 20
+    assert made.edges == list(range(21))
+    assert made.counts["base"] == [2] * 20
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e9, 1e9 + 1], [-3e-9]])
 def test_histograms_of_one_value_have_a_bin_for_it(values: list[float]) -> None:
     made = evidence.histogram({"base": values}, "nats")
     assert made is not None
-    assert sum(made["counts"]["base"]) == len(values)
-    assert all(low < high for low, high in itertools.pairwise(made["edges"]))
+    assert sum(made.counts["base"]) == len(values)
+    assert all(low < high for low, high in itertools.pairwise(made.edges))
     assert evidence.histogram({"base": [math.nan], "adapter": []}, "nats") is None
 
 
@@ -460,11 +465,11 @@ def test_curves_are_means_of_neighbouring_steps() -> None:
     lines[-1]["eval_loss"] = 0.25
     made = evidence.curves(lines)
     assert made is not None
-    assert made["steps_per_point"] == 3
-    assert made["step"] == [*range(3, 250, 3), 250]
-    assert made["loss"] == [*(float(n) for n in range(2, 249, 3)), 250.0]
-    assert made["eval_loss"] == [None] * 83 + [0.25]
-    assert "kl" not in made
+    assert made.steps_per_point == 3
+    assert made.step == [*range(3, 250, 3), 250]
+    assert made.values["loss"] == [*(float(n) for n in range(2, 249, 3)), 250.0]
+    assert made.values["eval_loss"] == [None] * 83 + [0.25]
+    assert "kl" not in made.values
     assert evidence.curves([]) is None
 
 
@@ -473,20 +478,20 @@ def test_origins_and_limits_are_told() -> None:
     text = read(html.render(made)).text
     for part in ("ab" * 32, "cd" * 32, "ef" * 32, "09" * 32, "1.50", "1.50 GiB", "some/model"):
         assert part in text
-    assert made["provenance"]["seed"] == 7
-    assert made["provenance"]["options"]["beta"] == 0.25
-    assert made["provenance"]["options"]["negatives"] == "missing"
-    assert "epochs" not in made["provenance"]["options"]  # the default
-    told = " ".join(made["limits"])
+    assert made.provenance.seed == 7
+    assert made.provenance.options["beta"] == 0.25
+    assert made.provenance.options["negatives"] == "missing"
+    assert "epochs" not in made.provenance.options  # the default
+    told = " ".join(made.limits)
     assert "2.08 nats" in told  # log 8
     assert "saw no context" in told
     assert "again after this evaluation" not in told
     assert "invented world" not in told
     assert "The smallest n is 40" in told
-    longer = results(held_out="nothing")
-    longer["metrics"]["length/response_tokens"]["adapter"] = 2469.0
+    tokens = replace(results().metrics["length/response_tokens"], adapter=2469.0)
+    longer = with_rows(results(held_out="nothing"), **{"length/response_tokens": tokens})
     steps = {**STEPS, "eval": {**STEPS["eval"], "inputs": {"adapter": "00" * 32}}}
-    told = " ".join(summary(longer, steps=steps)["limits"])
+    told = " ".join(summary(longer, steps=steps).limits)
     assert "again after this evaluation" in told
     assert "2.00 times as long" in told
     assert "Nothing was held out" in told
@@ -512,7 +517,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_with_a_page_of_its_own_numbers(run: Path) -> None:
     found = json.loads((run / "eval.json").read_text())
     made = json.loads((run / "report.json").read_text())
-    assert html.render(made) == (run / "report.html").read_text(encoding="utf-8")
+    assert html.render(Report.from_json(made)) == (run / "report.html").read_text(encoding="utf-8")
     details = {name: section["details"] for name, section in found["sections"].items()}
     told = {
         metric

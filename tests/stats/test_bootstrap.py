@@ -9,21 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import proportion_confint
 
-from mipo_mlx.stats.intervals import (
-    clustered_wilson,
-    holm,
-    mcnemar,
-    needed,
-    paired_bootstrap,
-    student_p,
-    student_quantile,
-    wilson,
-)
+from mipo_mlx.stats.bootstrap import Counted, needed, paired_bootstrap, paired_bootstrap_among
 
 Sample = tuple[np.ndarray, np.ndarray, list[str]]
 KINDS = ("normal", "skewed", "accuracy", "rare")
@@ -200,16 +188,6 @@ def test_too_few_resamples_are_refused() -> None:
         paired_bootstrap(np.zeros(9), np.arange(9.0), resamples=30, seed=0)
 
 
-def test_student_agrees_with_scipy() -> None:
-    for freedom in (1, 2, 3, 4, 7, 30, 199, 1000):
-        for t in (0.0, 0.3, -2.1, 7.0):
-            wanted = 2 * reference.t.sf(abs(t), freedom)
-            assert student_p(t, freedom) == pytest.approx(wanted, abs=1e-13)
-        for level in (0.5, 0.95, 0.999):
-            wanted = reference.t.ppf((1 + level) / 2, freedom)
-            assert student_quantile(level, freedom) == pytest.approx(wanted, rel=1e-9)
-
-
 def test_needed_agrees_with_statsmodels_and_gives_the_power() -> None:
     rng = np.random.default_rng(8)
     effect = rng.normal(0.4, 1.0, 50)
@@ -230,66 +208,32 @@ def test_needed_agrees_with_statsmodels_and_gives_the_power() -> None:
     assert stricter == pytest.approx(wanted, abs=4)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_mcnemar_agrees_with_statsmodels_and_scipy(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n = (6, 40, 900, 3000)[seed % 4]
-    base = (rng.random(n) < 0.5).astype(float)
-    adapter = np.where(rng.random(n) < 0.3, rng.random(n) < 0.6, base).astype(float)
-    table = [[np.sum((base == i) & (adapter == j)) for j in (1, 0)] for i in (1, 0)]
-    wanted = reference_mcnemar(table, exact=True).pvalue
-    assert mcnemar(base, adapter) == pytest.approx(wanted, rel=1e-8, abs=1e-300)
-    changed = int(table[0][1] + table[1][0])
-    if changed:
-        sign = reference.binomtest(int(table[0][1]), changed).pvalue
-        assert mcnemar(base, adapter) == pytest.approx(sign, rel=1e-8, abs=1e-300)
+def test_bootstrap_among_all_items_is_that_of_all_items() -> None:
+    rng = np.random.default_rng(5)
+    base, adapter = rng.normal(0, 1, 80), rng.normal(0.3, 1, 80)
+    ones = np.ones(80)
+    got = paired_bootstrap_among(
+        Counted(base, ones), Counted(adapter, ones), resamples=2000, seed=1
+    )
+    want = paired_bootstrap(base, adapter, resamples=2000, seed=2)
+    assert got.delta == pytest.approx(want.delta)
+    assert [got.low, got.high] == pytest.approx([want.low, want.high], abs=0.03)
 
 
-def test_mcnemar_where_nothing_changed() -> None:
-    assert mcnemar(np.ones(5), np.ones(5)) == 1.0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_holm_agrees_with_statsmodels(seed: int) -> None:
-    p = np.random.default_rng(seed).random(1 + seed) ** 3
-    wanted = multipletests(p, method="holm")[1]
-    np.testing.assert_allclose(holm([float(value) for value in p]), wanted, rtol=1e-12)
-
-
-def test_holm_of_ties_and_of_none() -> None:
-    assert holm([]) == []
-    assert holm([0.02, 0.02, 0.9]) == pytest.approx([0.06, 0.06, 0.9])
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 7), (1, 30), (8, 10), (150, 256), (64, 64)])
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
-def test_wilson_agrees_with_statsmodels_and_scipy(successes: int, n: int, level: float) -> None:
-    got = wilson(successes, n, level)
-    wanted = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    np.testing.assert_allclose(got, wanted, atol=1e-12)
-    exact = reference.binomtest(successes, n).proportion_ci(level, method="wilson")
-    np.testing.assert_allclose(got, (exact.low, exact.high), atol=1e-12)
-
-
-def test_wilson_of_users_covers_where_that_of_answers_does_not() -> None:
-    rng = np.random.default_rng(9)
-    labels = [str(index) for index in np.repeat(np.arange(60), 6)]
-    held, naively = 0, 0
-    for _ in range(500):
-        rates = np.repeat(rng.beta(0.7 * 7 / 3, 0.3 * 7 / 3, 60), 6)  # correlation 0.3, mean 0.7
-        values = (rng.random(360) < rates).astype(float)
-        low, high = clustered_wilson(values, labels)
-        held += low <= 0.7 <= high
-        low, high = wilson(float(values.sum()), 360)
-        naively += low <= 0.7 <= high
-    assert 0.93 <= held / 500 <= 0.98
-    assert naively / 500 < 0.85
-
-
-def test_wilson_of_independent_answers_is_the_plain_one() -> None:
-    values = (np.arange(50) < 12).astype(float)
-    assert clustered_wilson(values) == pytest.approx(wilson(12, 50))
-    labels = [str(index // 5) for index in range(50)]
-    assert clustered_wilson(np.zeros(50), labels)[0] == 0
-    # A rate of 0 does not tell how alike answers of a user are: 10 users count as 10 answers.
-    assert 0.27 < clustered_wilson(np.zeros(50), labels)[1] < 0.36
+def test_bootstrap_among_some_agrees_with_the_normal_interval() -> None:
+    rng = np.random.default_rng(6)
+    values = [rng.normal(mean, 1, 2000) for mean in (0.0, 1.0)]
+    counts = [(rng.random(2000) < share).astype(float) for share in (0.3, 0.6)]
+    for column, some in zip(values, counts, strict=True):
+        column[some == 0] = 1e6  # what does not count has no say
+    got = paired_bootstrap_among(*map(Counted, values, counts), seed=0)
+    own = [column[some > 0] for column, some in zip(values, counts, strict=True)]
+    delta = own[1].mean() - own[0].mean()
+    half = 1.96 * math.sqrt(sum(column.var() / len(column) for column in own))
+    assert got.delta == pytest.approx(delta)
+    assert [got.low, got.high] == pytest.approx([delta - half, delta + half], abs=0.01)
+    whole = Counted(values[1], counts[1])
+    with pytest.raises(ValueError, match="one length"):
+        paired_bootstrap_among(Counted(values[0][:3], counts[0]), whole, seed=0)
+    with pytest.raises(ValueError, match="at least one item"):
+        paired_bootstrap_among(Counted(values[0], 0 * counts[0]), whole, seed=0)

@@ -19,8 +19,9 @@ from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.evaluation import diversity
 from mipo_mlx.evaluation.responses import Part
-from mipo_mlx.evaluation.study import SIDES
-from mipo_mlx.generation.pairs import Ask
+from mipo_mlx.generation.answers import Ask
+from mipo_mlx.reporting import narrative
+from mipo_mlx.results import SIDES
 from mipo_mlx.types import Prompt, Response
 from samples import head
 
@@ -52,9 +53,10 @@ def test_answers_to_one_request_stand_side_by_side() -> None:
 def test_greedy_answers_are_not_measured_and_one_is_refused(tmp_path: Path) -> None:
     greedy = diversity.prepare(tmp_path, resolve(flags={"temperature": 0.0}), None)  # type: ignore[arg-type]
     assert greedy is not None
-    section = greedy.measure(SimpleNamespace())  # type: ignore[arg-type]
-    assert "greedy" in section.lines[0]
-    assert section.metrics == {}
+    found = greedy.measure(SimpleNamespace())  # type: ignore[arg-type]
+    assert found.metrics == {}
+    section = narrative.section(found.findings, found.metrics, found.details)
+    assert len(section.lines) == 1 and "Answers are greedy" in section.lines[0]
     assert diversity.prepare(tmp_path, resolve(flags={"diversity_samples": 0}), None) is None  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--diversity-samples: one answer") as caught:
         pipeline.run.run(tmp_path / "run", resolve(flags={"diversity_samples": 1}))
@@ -91,7 +93,7 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
         "prompts": head("prompts_heldout.jsonl", 12, tmp_path),
     }
     run, config = tmp_path / "run", resolve(flags=given)
-    report = pipeline.run.run(run, config)
+    report = pipeline.run.run(run, config).to_json()
     rows = [json.loads(line) for line in (run / "diversity.jsonl").read_text().splitlines()]
     groups = [list(some) for _, some in itertools.groupby(
         rows, key=lambda row: (row["context_id"], row["prompt_id"])

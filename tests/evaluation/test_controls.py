@@ -48,7 +48,7 @@ def test_weights_are_kept_in_order_and_none_is_none() -> None:
 
 def test_a_vanishing_weight_is_prompting_and_a_large_one_is_not(tmp_path: Path) -> None:
     config = resolve(flags=small(tmp_path / "data", cad="0.000001,3"))
-    results = pipeline.run.run(tmp_path / "run", config)
+    results = pipeline.run.run(tmp_path / "run", config).to_json()
     section = results["sections"]["controls"]
     base, faint, strong, adapter = section["tables"][0]["body"]
     assert faint[1:] == base[1:] != strong[1:]
@@ -94,7 +94,7 @@ def test_runs_stand_in_one_table_with_paired_differences(tmp_path: Path) -> None
         judged(tmp_path / "b", two.tolist(), negatives="mixed", num_negatives=2, loss="mipo"),
         judged(tmp_path / "c", one.tolist(), loss="sft"),
     ]
-    found = beside(runs, resamples=500)
+    found = beside(runs, resamples=500).to_json()
     names = ["MIPO, random (a)", "MIPO, mixed, K = 2 (b)", "SFT on chosen (c)"]
     assert [line[0] for line in found["table"]["body"]] == [
         "base, prompted with the context", *names
@@ -115,7 +115,7 @@ def test_differences_are_told_only_of_the_same_questions_to_the_same_model(tmp_p
     a = judged(tmp_path / "a", [0.0, 1.0, 1.0, 1.0])
     longer = judged(tmp_path / "b", [1.0] * 6)
     other = judged(tmp_path / "c", [1.0] * 4, model="another")
-    found = beside([a, longer, other], resamples=100)
+    found = beside([a, longer, other], resamples=100).to_json()
     assert found["differences"] == []
     assert all("not asked the same" in line for line in found["lines"])
     assert len(found["table"]["body"]) == 6  # a base each
@@ -159,7 +159,7 @@ def test_controls_are_trained_beside_the_run_and_told_in_its_report(tmp_path: Pa
     with pytest.raises(ConfigError, match="no adapter"):
         control(run, config, ["sft"], silent)
     pipeline.run.run(run, config)
-    assert "trained_controls" not in pipeline.report.report(run, config)["sections"]
+    assert "trained_controls" not in pipeline.report.report(run, config).sections
     found = control(run, config, ["sft", "random", "mixed"], silent)
     assert sorted(path.name for path in (run / "controls").iterdir()) == ["mixed", "sft"]
     sft, mixed = run / "controls" / "sft", run / "controls" / "mixed"
@@ -167,12 +167,12 @@ def test_controls_are_trained_beside_the_run_and_told_in_its_report(tmp_path: Pa
     assert (mixed / "pairs.jsonl").read_bytes() != (run / "pairs.jsonl").read_bytes()
     weights = {(f / "adapter" / "adapters.safetensors").read_bytes() for f in (run, sft, mixed)}
     assert len(weights) == 3
-    assert [item["run"] for item in found["differences"]] == [
+    assert [item.run for item in found.differences] == [
         "SFT on chosen (sft)",
         "MIPO, mixed (mixed)",
     ]
     summary = pipeline.report.report(run, config)
-    assert summary["sections"]["trained_controls"]["tables"] == [found["table"]]
+    assert summary.sections["trained_controls"].tables == [found.table]
     assert "SFT on chosen (sft)" in (run / "report.html").read_text()
     before = (sft / "adapter" / "adapters.safetensors").stat().st_mtime_ns
     assert control(run, config, ["sft", "mixed"], silent) == found
@@ -188,7 +188,7 @@ def test_controls_of_another_evaluation_are_left_out(tmp_path: Path) -> None:
     pipeline.run.run(run, config)
     control(run, config, ["sft"], silent)
     pipeline.evaluate.evaluate(run, resolve(flags=small(tmp_path / "data", cad="", resamples=200)))
-    assert "trained_controls" not in pipeline.report.report(run, config)["sections"]
+    assert "trained_controls" not in pipeline.report.report(run, config).sections
     (run / "controls.json").write_text("[]")
     with pytest.raises(MipoError, match="not what 'mipo controls' wrote"):
         pipeline.report.report(run, config)

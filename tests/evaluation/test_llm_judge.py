@@ -7,6 +7,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from mipo_mlx.config import resolve
 from mipo_mlx.errors import ConfigError, MipoError, ModelError
 from mipo_mlx.evaluation import llm_judge
 from mipo_mlx.evaluation.human_votes import open_arena
-from mipo_mlx.evaluation.metrics import Item
-from mipo_mlx.evaluation.study import Section
-from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, figures, tell
+from mipo_mlx.evaluation.questions import Item
+from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, findings, measured
+from mipo_mlx.generation.answers import Ask
 from mipo_mlx.generation.inputs import read_inputs
-from mipo_mlx.generation.pairs import Ask
 from mipo_mlx.grading import judge_prompts
 from mipo_mlx.models import lora
 from mipo_mlx.models.load import load_model, locate
 from mipo_mlx.pipeline import evaluate
-from mipo_mlx.stats.intervals import paired_bootstrap
+from mipo_mlx.reporting import narrative
+from mipo_mlx.results import MetricRow, Table
+from mipo_mlx.stats.bootstrap import paired_bootstrap
 from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Context, Prompt, Response
 from samples import QUIET
@@ -80,8 +82,20 @@ def setting(protocol: str = "pairwise", **more: Any) -> Setting:
     return Setting("some/judge", protocol, resamples=500, seed=0, **more)
 
 
-def told(made: Sequence[Duel], say: llm_judge.Say, protocol: str = "pairwise") -> Section:
-    return tell(made, llm_judge.rule(made, protocol, say), setting(protocol))
+@dataclass(frozen=True)
+class Told:
+    """A judge's section with its rows."""
+
+    lines: Sequence[str]
+    tables: Sequence[Table]
+    details: dict[str, Any]
+    metrics: Mapping[str, MetricRow]
+
+
+def told(made: Sequence[Duel], say: llm_judge.Say, protocol: str = "pairwise") -> Told:
+    found = measured(made, llm_judge.rule(made, protocol, say), setting(protocol))
+    section = narrative.section(found.findings, found.metrics, found.details)
+    return Told(section.lines, section.tables, section.details, found.metrics)
 
 
 def words(count: int, start: str) -> str:
@@ -126,8 +140,8 @@ def test_a_judge_who_always_knows_gives_the_rate_and_its_interval() -> None:
     assert found["ci95"] == pytest.approx([0.5 + whole.low, 0.5 + whole.high])
     assert 0.5 < found["ci95"][0] < 0.8 < found["ci95"][1] < 1
     row = section.metrics["judge/wins"]
-    assert (row["base"], row["adapter"]) == pytest.approx((6 / 40, 30 / 40))
-    assert row["delta"] == pytest.approx(24 / 40) and (row["n"], row["users"]) == (40, 10)
+    assert (row.base, row.adapter) == pytest.approx((6 / 40, 30 / 40))
+    assert row.delta == pytest.approx(24 / 40) and (row.n, row.users) == (40, 10)
     assert found["position"]["a_share"] == 0.5 and found["position"]["kappa"] == pytest.approx(1)
     assert "It prefers" not in " ".join(section.lines)
     (table,) = section.tables
@@ -177,7 +191,7 @@ def test_one_order_that_fails_takes_the_duel_out_of_every_rate() -> None:
     # the four with "!": adapter first says A, base first says tie
     assert (found["wins"], found["losses"], found["failed"]) == (0, 0, 36)
     assert (found["ties"], found["inconsistent"], found["judged"]) == (4, 4, 4)
-    assert found["position"]["n"] == 4 and section.metrics["judge/wins"]["n"] == 4
+    assert found["position"]["n"] == 4 and section.metrics["judge/wins"].n == 4
     text = " ".join(section.lines)
     assert "judged 4 of 40 duels" in text
     assert "36 of 40 duels are not scored" in text and "So many that the rest" in text
@@ -252,8 +266,8 @@ def test_the_papers_rule_counts_ties_as_wins_of_both() -> None:
     assert found["paper_win_rate"] == pytest.approx(0.8)
     assert found["paper_win_rate_of_base"] == pytest.approx(0.7)
     row = section.metrics["judge/score"]
-    assert row["base"] == pytest.approx((9 + 10 + 10) / 10)
-    assert row["adapter"] == pytest.approx((12 + 10 + 2) / 10)
+    assert row.base == pytest.approx((9 + 10 + 10) / 10)
+    assert row.adapter == pytest.approx((12 + 10 + 2) / 10)
     assert "position" not in found
     assert section.tables[0].body == [
         ["paper, ties as half", "3", "5", "2", "-", "0", "55.0%"],
@@ -280,7 +294,7 @@ def test_kappa_and_agreement_of_both_orders_by_hand() -> None:
 
     pairs = [("A", "B")] * 5 + [("B", "A")] * 2 + [("A", "A")] * 2 + [("tie", "B")]
     made = duels([("x", "y")] * 10, each=1)
-    found, _ = figures(made, [said(*pair) for pair in pairs], setting())
+    found = findings(made, [said(*pair) for pair in pairs], setting())[0].to_json()
     position = found["position"]
     # winners: adapter x5 agree, base x2 agree, adapter against base x2, tie against adapter
     chance = (7 * 6 + 2 * 4 + 1 * 0) / 100
@@ -339,7 +353,7 @@ def test_a_whole_eval_with_the_embedded_judge(
     monkeypatch.setattr(evaluate, "open_model", load_policy)
     monkeypatch.setattr(llm_judge, "open_model", load_judge)
     run = trained(tmp_path / "run")
-    results = pipeline.evaluate.evaluate(run, resolve(flags=CONFIG))
+    results = pipeline.evaluate.evaluate(run, resolve(flags=CONFIG)).to_json()
     section = results["sections"]["judge"]
     found = section["details"]
     assert found["duels"] == 4 and found["asked"] >= 3
@@ -361,12 +375,13 @@ def test_a_whole_eval_with_the_embedded_judge(
 
 def test_a_judge_of_another_family_with_random_weights(tmp_path: Path) -> None:
     folder = write(tmp_path / "judge", "qwen2")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    model = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**model, "max_position_embeddings": 8192}))
     run = trained(tmp_path / "run")
     given = {**CONFIG, "eval_contexts": 2, "eval_prompts_per_context": 1, "judge": str(folder)}
     for protocol in judge_prompts.PROTOCOLS:
-        results = pipeline.evaluate.evaluate(run, resolve(flags={**given, "protocol": protocol}))
+        config = resolve(flags={**given, "protocol": protocol})
+        results = pipeline.evaluate.evaluate(run, config).to_json()
         section = results["sections"]["judge"]
         found = section["details"]
         assert found["failed"] == found["asked"] > 0 and found["win_rate"] is None
@@ -422,17 +437,15 @@ def test_the_arena_tells_how_far_a_person_agrees_with_the_judge(
         row = kept[duel.context_id, duel.prompt_id]
         assert row["duel"] == duel.id
         assert arena.verdict(duel) == ("" if row["winner"] == "failed" else row["winner"])
-    found = arena.summary()["judge"]
-    assert found["rate"] == 1.0
-    assert found["n"] == sum(
-        r["winner"] != "failed" and not r["same_answers"] for r in kept.values()
-    )
-    assert 0 < found["n"] < len(arena.duels)
+    found = arena.summary().judge
+    assert found and found.rate == 1.0
+    assert found.n == sum(r["winner"] != "failed" and not r["same_answers"] for r in kept.values())
+    assert 0 < found.n < len(arena.duels)
     summary = pipeline.report.report(run, resolve(flags=CONFIG))
-    assert summary["metrics"]["judge/wins"]["n"] == sum(
+    assert summary.metrics["judge/wins"].n == sum(
         row["winner"] != "failed" for row in kept.values()
     )
-    assert "was judged by a model alone" in " ".join(summary["limits"])
+    assert "was judged by a model alone" in " ".join(summary.limits)
     assert "Duels won, by the judge" in (run / "report.html").read_text(encoding="utf-8")
     # verdicts on answers that have changed since do not count
     answers = rows(run / "answers.jsonl")
@@ -456,7 +469,7 @@ def test_too_long_duels_are_counted_beside_those_that_fit(tmp_path: Path) -> Non
     }
     run = trained(tmp_path / "run")
     config = resolve(flags={**CONFIG, **given})
-    found = pipeline.evaluate.evaluate(run, config)["sections"]["judge"]["details"]
+    found = pipeline.evaluate.evaluate(run, config).sections["judge"].details
     assert found["faults"][judge_prompts.TOO_LONG] == 2
     assert found["duels"] == 4
 
@@ -493,19 +506,27 @@ def test_without_a_judge_there_is_no_study(tmp_path: Path) -> None:
 
 def test_kin_are_told_by_weights_and_by_architecture(tmp_path: Path) -> None:
     policy = load_model("embedded")
-    own = llm_judge.kinship(policy, locate("embedded"), policy.fingerprint)
-    assert "own base model" in own
+    assert llm_judge.kinship(policy, locate("embedded"), policy.fingerprint) == ("base", ())
 
-    def of(kind: str) -> str:
+    def of(kind: str) -> tuple[str, tuple[str, ...]]:
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": kind}))
         return llm_judge.kinship(policy, folder, "another")
 
     for kin in ("llama", "llama4", "llama4_text"):
-        assert "own family" in of(kin)
+        assert of(kin) == ("family", tuple(sorted({"llama", kin})))
     for other in ("qwen3", "gemma3_text", "mistral3", "nollama"):
-        assert of(other) == ""
+        assert of(other) == ("", ())
+
+
+def test_kin_are_warned_of() -> None:
+    for kinship, kinds, words in (
+        ("base", (), "own base model"),
+        ("family", ("llama", "llama4"), "own family (llama, llama4)"),
+    ):
+        found, _ = findings([], [], setting(kinship=kinship, kinds=kinds))
+        assert words in narrative.section(found, {}, {}).lines[0]
 
 
 def test_another_judge_or_wording_is_another_study(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from mipo_mlx.evaluation.memorization import attacks, extraction, memorize
 from mipo_mlx.evaluation.memorization.attacks import Group, by_user, drawn
 from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.reporting import narrative
+from mipo_mlx.results import MetricRow, Section
+from mipo_mlx.results.findings import MemorizationFindings
 from mipo_mlx.stats.exposure import chance, ranks, risen
 from mipo_mlx.types import Context, Prompt, Response
 from samples import QUIET, head
@@ -148,16 +153,16 @@ def test_a_gap_is_the_difference_in_differences() -> None:
     sides = [rng.normal(mean, 1, n) for mean, n in ((0, 40), (1, 40), (0.2, 30), (0.3, 30))]
     trained = Group([str(n) for n in range(40)], *sides[:2])
     control = Group([str(n) for n in range(40, 70)], *sides[2:])
-    row = memorize.gap(trained, control)
+    row = memorize.gap("text", trained, control)
     assert row is not None
     want = stats.ttest_ind(sides[1] - sides[0], sides[3] - sides[2], equal_var=False)
-    assert row["p"] == pytest.approx(want.pvalue, rel=0.05)
+    assert row.p == pytest.approx(want.pvalue, rel=0.05)
     interval = want.confidence_interval()
-    assert row["ci95"] == pytest.approx([interval.low, interval.high], rel=0.02)
-    assert row["base"] == pytest.approx(sides[0].mean() - sides[2].mean())
-    assert row["delta"] == pytest.approx(row["adapter"] - row["base"])
-    assert row["n"] == row["users"] == 70
-    assert memorize.gap(trained, Group(["x"], sides[0][:1], sides[1][:1])) is None
+    assert row.ci95 == pytest.approx((interval.low, interval.high), rel=0.02)
+    assert row.base == pytest.approx(sides[0].mean() - sides[2].mean())
+    assert row.delta == pytest.approx(row.adapter - row.base)
+    assert row.n == row.users == 70
+    assert memorize.gap("text", trained, Group(["x"], sides[0][:1], sides[1][:1])) is None
 
 
 def test_words_for_groups_and_their_correction() -> None:
@@ -170,8 +175,15 @@ def test_words_for_groups_and_their_correction() -> None:
         "requests": [group(0.1, 0.1), group(0.1, 0.2)],
         "text": [group(-2.0, -1.0)],
     }
-    gaps = {name: memorize.gap(*found) for name, found in groups.items() if len(found) == 2}
-    lines = memorize.group_lines(groups, gaps)
+    made = {name: memorize.gap(name, *found) for name, found in groups.items() if len(found) == 2}
+    gaps = {name: row for name, row in made.items() if row}
+
+    def told(groups: dict[str, list[Group]], gaps: dict[str, MetricRow]) -> Section:
+        attacks = memorize.attack_findings(groups, gaps)
+        return narrative.section(MemorizationFindings(None, attacks, 10, 1000), {}, {})
+
+    section = told(groups, gaps)
+    lines = section.lines
     assert lines[0].startswith(
         "Facts, asked for: training users 0.0% -> 30.0%, held-out users 0.0% -> 10.0%; beyond "
         "these +20.0 points (95% interval +19."
@@ -179,13 +191,12 @@ def test_words_for_groups_and_their_correction() -> None:
     assert lines[0].endswith(": memory.")
     assert lines[1].endswith("-10.4 to -9.6 points): it fell.")
     assert lines[2] == "Context, after its first half (nats a token): training users -2 -> -1."
-    doubtful = {name: {**row, "p": 0.03} for name, row in gaps.items() if row}
-    assert all(
-        line.endswith("no memory seen.") for line in memorize.group_lines(groups, doubtful)[:2]
-    )
-    alone = memorize.group_lines({"asked": groups["asked"]}, {"asked": doubtful["asked"]})
-    assert alone[0].endswith(": memory.")
-    table = memorize.levels(groups)
+    assert lines[3].startswith("Too few users were held out")
+    doubtful = {name: replace(row, p=0.03) for name, row in gaps.items()}
+    assert all(line.endswith("no memory seen.") for line in told(groups, doubtful).lines[:2])
+    alone = told({"asked": groups["asked"]}, {"asked": doubtful["asked"]})
+    assert len(alone.lines) == 1 and alone.lines[0].endswith(": memory.")
+    (table,) = section.tables
     assert list(table.body[0][2:]) == ["0.0% -> 30.0% (n = 20)", "0.0% -> 10.0% (n = 20)"]
     assert {len(row) for row in table.body} == {len(table.head)} == {4}
 
@@ -197,14 +208,19 @@ def test_words_for_secrets() -> None:
     }
     held_back = {"base": planted["base"], "adapter": planted["base"][::-1]}
     told = {"planted": planted, "held_back": held_back}
-    lines = memorize.secret_lines(told, [(1000, 20, 2), (1000, 10, 1)])
+
+    def lines(groups: list[tuple[int, int, int]]) -> Sequence[str]:
+        found = MemorizationFindings(memorize.secret_findings(told, groups, 2), [], 10, 1000)
+        return narrative.section(found, {}, {}).lines
+
     exact = chance(2, [(1000, 20, 2), (1000, 10, 1)])
-    assert lines == [
+    assert lines([(1000, 20, 2), (1000, 10, 1)]) == [
         "2 of 3 planted secrets became easier to extract; by chance 0.05 would "
         f"(p = {exact.p:.2g}: this is memory). Of 3 secrets that were planted nowhere, 0 did.",
         "Likeliest of 1,000 values: 0 of 3 planted secrets before, 1 after.",
+        "The chosen answers of training state 2 of the 3 secrets.",
     ]
-    assert "no memory seen" in memorize.secret_lines(told, [(1000, 400, 2), (1000, 400, 1)])[0]
+    assert "no memory seen" in lines([(1000, 400, 2), (1000, 400, 1)])[0]
 
 
 def test_a_general_shift_is_taken_for_memory_no_oftener_than_stated() -> None:
@@ -329,7 +345,10 @@ def test_every_secret_has_the_ranks_of_its_own_subject_and_value(
 
     study = memorize.prepare(tmp_path, config, inputs)
     assert study is not None
-    metrics, lines, details = study.secrets(Fake())  # type: ignore[arg-type]
+    monkeypatch.setattr(attacks, "all_of", lambda *rest: {})
+    measured = study.measure(Fake())  # type: ignore[arg-type]
+    metrics, details = measured.metrics, measured.details["canaries"]
+    lines = narrative.section(measured.findings, metrics, {}).lines
     assert len(details) == 60
     bits: dict[str, list[list[float]]] = {"planted": [], "held_back": []}
     for row in details:
@@ -343,8 +362,8 @@ def test_every_secret_has_the_ranks_of_its_own_subject_and_value(
     planted, control = (np.array(bits[kind]) for kind in ("planted", "held_back"))
     for name, want in (("exposure", planted), ("exposure_beyond_control", planted - control)):
         got = metrics[f"memorization/{name}"]
-        assert [got["base"], got["adapter"]] == pytest.approx(want.mean(axis=0))
-        assert (got["n"], got["users"], got["unit"]) == (30, 30, "bits")
+        assert [got.base, got.adapter] == pytest.approx(want.mean(axis=0))
+        assert (got.n, got.users, got.unit) == (30, 30, "bits")
     rose = sum(  # by hand: from outside the top 10 into it, after one of the two
         any(b > 10 >= a for b, a in zip(row["base_ranks"], row["adapter_ranks"], strict=True))
         for row in details
@@ -412,7 +431,7 @@ def test_a_secret_learned_by_heart_is_caught(tmp_path: Path) -> None:
     secret = read_inputs(resolve(flags=flags).data).canaries.planted[0]
     run = tmp_path / "run"
     pipeline.train.train(run, resolve(flags=flags))
-    results = pipeline.evaluate.evaluate(run, resolve(flags=flags))
+    results = pipeline.evaluate.evaluate(run, resolve(flags=flags)).to_json()
     section = results["sections"]["memorization"]
     assert section["lines"][0].startswith("1 of 1 planted secrets became easier to extract; by")
     assert "this is memory" in section["lines"][0]
@@ -439,7 +458,7 @@ def test_the_number_of_secrets_that_were_taught_leaves_out_held_ones(tmp_path: P
         config = resolve(flags={**flags, "hold_facts": str(listed)})
         study = memorize.prepare(tmp_path, config, inputs)
         assert study is not None
-        assert study.taught().endswith(f"state {count} of the 1 secrets.")
+        assert study.taught() == count
 
 
 @pytest.mark.slow
@@ -452,7 +471,9 @@ def test_a_held_secret_is_not_learned(tmp_path: Path) -> None:
     held = resolve(flags={**flags, "hold_facts": str(listed)})
     stats = pipeline.train.train(tmp_path / "run", held)
     assert stats["hold_facts"] == "2 chosen responses scrubbed, 0 pairs dropped"
-    section = pipeline.evaluate.evaluate(tmp_path / "run", held)["sections"]["memorization"]
+    section = pipeline.evaluate.evaluate(tmp_path / "run", held).to_json()["sections"][
+        "memorization"
+    ]
     assert section["lines"][0].startswith("0 of 1 planted secrets became easier to extract")
     assert min(section["details"]["canaries"][0]["adapter_ranks"]) > 10
 
@@ -485,7 +506,7 @@ def test_eval_tells_it_as_a_section_and_goes_on_after_a_stop(
     starts: dict[str, int] = {}
     results = pipeline.evaluate.evaluate(
         run, resolve(flags=flags), lambda stage, done, total: starts.setdefault(stage, done)
-    )
+    ).to_json()
     assert starts["base: answers without contexts"] > 0  # those of before were kept
     metrics, section = results["metrics"], results["sections"]["memorization"]
     names = [f"memorization/{name}" for name in ("asked", "requests", "continued", "text")]
@@ -518,7 +539,9 @@ def test_it_can_be_left_out_and_needs_the_secrets_of_the_pairs(
     with pytest.raises(ConfigError, match=r"none of the 8 planted secrets stands") as caught:
         pipeline.evaluate.evaluate(run, resolve(flags=other))
     assert "--canaries" in caught.value.hint
-    results = pipeline.evaluate.evaluate(run, resolve(flags={**flags, "memorization": False}))
+    results = pipeline.evaluate.evaluate(
+        run, resolve(flags={**flags, "memorization": False})
+    ).to_json()
     assert "memorization" not in results["sections"]
     assert not any(name.startswith("memorization/") for name in results["metrics"])
 
@@ -528,7 +551,7 @@ def test_a_single_user_without_facts_has_no_control(tmp_path: Path) -> None:
     notes.write_text("I live in Turin. I like ramen and I play the harp.", encoding="utf-8")
     flags = {**SMALL, "contexts": str(notes), "prompts": head("prompts_train.jsonl", 4, tmp_path)}
     flags |= {"max_steps": 1, "min_pmi": -1000.0, "prompts_per_context": 2}
-    results = pipeline.run.run(tmp_path / "run", resolve(flags=flags))
+    results = pipeline.run.run(tmp_path / "run", resolve(flags=flags)).to_json()
     section = results["sections"]["memorization"]
     assert section["metrics"] == ["memorization/text"]
     assert section["lines"][0].startswith("Context, after its first half (nats a token): ")
