@@ -72,6 +72,7 @@ class LanguageModel:
         fingerprint: sha256 over configuration, tokenizer and weights; without the adapter.
         max_tokens: the window, prompt and answer together; None when the configuration has none.
         paths: how it may be run.
+        adapter: how the adapter that it carries was made, where that is known.
     """
 
     model: Any
@@ -81,6 +82,7 @@ class LanguageModel:
     fingerprint: str
     max_tokens: int | None
     paths: Paths = EVERY_PATH
+    adapter: dict[str, Any] | None = None
 
     @property
     def shares(self) -> bool:

@@ -275,6 +275,16 @@ def adapter_disabled(lm: LanguageModel) -> Iterator[None]:
             lm.model.update_modules(tree_unflatten(modules))
 
 
+@contextmanager
+def side(lm: LanguageModel, name: str) -> Iterator[LanguageModel]:
+    """The model as ``base`` or as ``adapter`` while this is open."""
+    if name == "adapter":
+        yield lm
+    else:
+        with adapter_disabled(lm):
+            yield lm
+
+
 def detach(lm: LanguageModel) -> None:
     """Take LoRA away; the base layers come back as they were."""
     bases = [(name, module.linear) for name, module in _lora_modules(lm.model)]

@@ -89,10 +89,17 @@ def _read(lm: LanguageModel, run: Path, config: RunConfig, path: Path) -> list[P
     return pairs
 
 
-def _rows(
-    lm: LanguageModel, pairs: Sequence[PreferencePair], config: RunConfig, path: Path
+def training_rows(
+    lm: LanguageModel,
+    pairs: Sequence[PreferencePair],
+    config: RunConfig,
+    path: Path,
+    crossed: bool,
 ) -> list[TrainingRow]:
-    """Token ids and reference log-probs of pairs, checked against the model's window."""
+    """Token ids and reference log-probs of pairs, checked against the model's window.
+
+    ``crossed`` is that of the objective; ``path`` is named in errors.
+    """
     known: dict[str, tuple[int, ...]] = {}
     prompts: dict[tuple[str, str], tuple[int, ...]] = {}
     rows = []
@@ -107,7 +114,7 @@ def _rows(
         prompt = known[json.dumps([dict(message) for message in pair.messages])]
         sides = (pair.chosen.token_ids, pair.rejected.token_ids)
         other: tuple[int, ...] = ()
-        if objective_of(config.train).crossed:
+        if crossed:
             other = prompts.get(
                 (pair.negative_context_id, pair.negative_prompt_id or pair.prompt_id), ()
             )
@@ -148,7 +155,7 @@ def with_rate(lm: LanguageModel, config: TrainConfig) -> TrainConfig:
     return replace(config, learning_rate=rate)
 
 
-def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
+def attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
     if config.adapter_path:
         return lora.go_on(lm, Path(config.adapter_path))
     scale = config.lora_scale / config.lora_rank**0.5 if config.rslora else config.lora_scale
@@ -163,7 +170,7 @@ def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
     )
 
 
-def _referred(
+def referred(
     lm: LanguageModel, pairs: list[PreferencePair], config: RunConfig, on_progress: Progress
 ) -> list[PreferencePair]:
     """Pairs with the reference's log-probs: of the base, or of the adapter that is gone on from."""
@@ -210,7 +217,7 @@ def _planned(
     return plan
 
 
-def _proven(
+def proven(
     lm: LanguageModel,
     rows: Sequence[TrainingRow],
     config: RunConfig,
@@ -361,12 +368,14 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
             "copy the run directory to all of them and give the same command",
         )
     pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
-    shape = _attach(lm, config.train, config.data.seed)
+    shape = attach(lm, config.train, config.data.seed)
     pairs = [with_ids(lm, pair, config.generate.enable_thinking) for pair in pairs]
     with allocator_within(config.generate.memory_limit):
-        pairs = _referred(lm, pairs, config, on_progress)
-    rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
-    plan = _proven(lm, rows, config, ranks, shape)
+        pairs = referred(lm, pairs, config, on_progress)
+    crossed = objective_of(config.train).crossed
+    rows = training_rows(lm, pairs, config, path, crossed)
+    rows, held = _parts(pairs, rows, config.train, config.data.seed)
+    plan = proven(lm, rows, config, ranks, shape)
     trainer = Trainer(
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )

@@ -29,7 +29,7 @@ from mipo_mlx.training.memory_plan import (
     micro_batches,
     tokens_of,
 )
-from mipo_mlx.training.objectives import FIGURES, Scores, losses, objective_of
+from mipo_mlx.training.objectives import FIGURES, Objective, Scores, losses, objective_of
 
 Result = tuple[dict[str, mx.array], Any]  # figures of rows [p], and a gradient
 
@@ -59,6 +59,7 @@ class Gradients:
         config: of training.
         plan: how rows are cut; what the options say when None.
         ranks: who shares the rows; this process alone when None.
+        objective: the loss; that of ``config`` when None.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class Gradients:
         config: TrainConfig,
         plan: Plan | None = None,
         ranks: Ranks | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.lm, self.model, self.config = lm, lm.model, config
         self.plan = plan or plain_plan(config, lm)
         self.ranks = ranks or Ranks()
-        self.objective = objective_of(config)
+        self.objective = objective or objective_of(config)
         self.forwarded = 0  # tokens, over the life of this object
         self.compiled: Compiled | None = None
         if config.compile and lm.paths.compiles and not lm_head.on_cpu():
