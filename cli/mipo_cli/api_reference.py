@@ -12,6 +12,7 @@ import mipo_mlx
 def _signature(thing: object) -> str:
     """Without the noise of modules in annotations."""
     text = str(inspect.signature(thing))  # type: ignore[arg-type]
+    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
     return re.sub(r"'([^']*)'", r"\1", re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", text))
 
 
