@@ -178,6 +178,25 @@ def test_mistakes_end_with_a_message_and_leave_nothing(
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(28, "No space left on device", "x"), 1, "error: x: No space left on device"),
         (ZeroDivisionError(), 1, "internal error: ZeroDivisionError"),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Impacting Interactivity "
+                "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+            ),
+            1,
+            "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1",
+        ),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Insufficient Memory "
+                "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+            ),
+            1,
+            "error: The device ran out of memory",
+        ),
+        (RuntimeError("[malloc] Unable to allocate 9 bytes."), 1, "hint: take a smaller"),
+        (MemoryError(), 1, "error: The device ran out of memory"),
+        (RuntimeError("[matmul] shapes differ"), 1, "internal error: RuntimeError"),
     ],
 )
 def test_faults_of_the_world_become_exit_codes(
