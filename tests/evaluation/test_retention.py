@@ -34,7 +34,7 @@ from mipo_mlx.reporting.narrative.changes import changes
 from mipo_mlx.reporting.narrative.studies import retention as told
 from mipo_mlx.results import SIDES, Metric
 from mipo_mlx.results.findings import RetentionFindings
-from mipo_mlx.tiny import SAMPLES_DIR, world
+from mipo_mlx.tiny import SAMPLES_DIR
 from mipo_mlx.types import Context, Prompt, Response
 from samples import head
 
@@ -347,7 +347,11 @@ def test_eval_measures_what_a_recount_of_its_answers_gives(tmp_path: Path) -> No
         for row in (row for row in rows if row["part"] == "distracted"):
             before = own[row["context_id"], row["prompt_id"]]
             unmoved.append(before == row[side])
-            grades = [world.grade(text, facts[row["context_id"]]) for text in (before, row[side])]
+            mine = {value.casefold() for value in facts[row["context_id"]].values()}
+            own_only = [
+                states(text, mine) and not states(text, known - mine)
+                for text in (before, row[side])
+            ]
             changes.append(own_only[1] - own_only[0])
         name = "retention/distracted"
         assert metrics[f"{name}/own_context_change"][side] == pytest.approx(np.mean(changes))
