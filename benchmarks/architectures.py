@@ -69,6 +69,8 @@ def told(found: Sequence[Found], precision: str) -> list[str]:
     """What was given up and why, and what is wrong, an architecture a line."""
     lines = []
     for each in found:
+        if each.path == against_plain.NO_CPU:
+            continue
         notes = [f"{name}: {case.note}" for name, case in each.cases.items() if ":" in case.note]
         if each.why or notes:
             why = [each.why] if each.why else []
@@ -87,15 +89,24 @@ def told(found: Sequence[Found], precision: str) -> list[str]:
 
 
 def summary(found: Sequence[Found]) -> list[str]:
-    """How many took which path, and how many are right, by precision."""
-    lines = ["| precision | architectures | paths | nothing wrong |", "|---|---|---|---|"]
+    """How many took which path, how far gradients are off at most, and how many are wrong."""
+    lines = [
+        "| precision | compared | paths | gradients, at most | wrong |",
+        "|---|---|---|---|---|",
+    ]
     for precision in PRECISIONS:
         mine = [each for each in found if each.precision == precision]
-        if mine:
-            paths = Counter(each.path or "error" for each in mine).most_common()
-            right = sum(not each.failures() for each in mine)
-            shown = ", ".join(f"{path} {count}" for path, count in paths)
-            lines.append(f"| {precision} | {len(mine)} | {shown} | {right} |")
+        compared = [each for each in mine if each.cases]
+        if not mine:
+            continue
+        paths = Counter(each.path or "error" for each in mine).most_common()
+        shown = "; ".join(f"{path}: {count}" for path, count in paths)
+        cases = [each.cases[name] for each in mine for name in CASES[1:4] if name in each.cases]
+        figures = [c.ours if precision == "fp32" else c.ratio for c in cases if not c.note]
+        most = max(figures, default=0.0)
+        text = f"{most:.0e}" if precision == "fp32" else f"{most:.2f}"
+        wrong = sum(bool(each.failures()) for each in mine)
+        lines.append(f"| {precision} | {len(compared)} | {shown} | {text} | {wrong} |")
     return lines
 
 

@@ -117,8 +117,7 @@ def test_a_model_of_recurrent_layers_runs_through_with_shared_prompts(
     assert "whole prompt" not in caplog.text and "one at a time" not in caplog.text
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if "ideal_tokens" in step]
-    assert len(steps) == 2
-    assert all(step["forwarded_tokens"] <= 1.05 * step["ideal_tokens"] for step in steps)
+    assert steps[0]["ideal_tokens"] <= steps[0]["forwarded_tokens"] < 0.7 * steps[0]["num_tokens"]
     assert (run / "report.html").is_file()
 
 

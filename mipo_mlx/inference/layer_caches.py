@@ -8,17 +8,15 @@ a row's last token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mipo_mlx.errors import ModelError
 from mipo_mlx.inference.kv_cache import GrowingCache, Layout, SegmentedCache, left_aligned, stack
+from mipo_mlx.inference.state_cache import StateCache, recognised
 from mipo_mlx.models.architecture import other_states, stops_at_length
-
-if TYPE_CHECKING:  # mlx-lm is imported with it, when a model is there
-    from mipo_mlx.inference.state_cache import StateCache
 
 LayerCache = Any  # GrowingCache, StateCache or a tuple of these
 Caches = list[LayerCache]
@@ -48,7 +46,7 @@ def with_keys(caches: Iterable[LayerCache]) -> list[GrowingCache]:
 
 def with_states(caches: Iterable[LayerCache]) -> list[StateCache]:
     """Those that hold states."""
-    return [cache for cache in leaves(caches) if not isinstance(cache, GrowingCache)]
+    return [cache for cache in leaves(caches) if isinstance(cache, StateCache)]
 
 
 def arrays(caches: Iterable[LayerCache]) -> list[mx.array]:
@@ -176,7 +174,7 @@ def join(one: Sequence[LayerCache], other: Sequence[LayerCache]) -> Caches:
         layout = left_aligned(width, mx.concatenate([each.base for each in layouts]), even)
 
     def both(left: Any, right: Any) -> Any:
-        if not isinstance(left, GrowingCache):
+        if isinstance(left, StateCache):
             return left.stacked([right], counts)
         cache = GrowingCache(left.mask_rank, left.reserve)
         cache.layout = layout
@@ -205,7 +203,7 @@ def absorb(
     counts = [len(group) for group in groups]
     order = mx.array(np.argsort([row for group in groups for row in group]))
     for cache, *some in zip(leaves(caches), *map(leaves, parts), strict=True):
-        if not isinstance(cache, GrowingCache):
+        if isinstance(cache, StateCache):
             cache.put(some[0].stacked(some[1:], counts), order)
             continue
         columns = stack([part.since(cache.held) for part in some], counts, width)
@@ -221,8 +219,6 @@ def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> Cach
     """
     from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
-    from mipo_mlx.inference.state_cache import StateCache
-
     other = other_states(model)
     if other:
         raise ModelError(
@@ -236,7 +232,7 @@ def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> Cach
         if isinstance(cache, CacheList):
             return tuple(map(ours, cache.caches))
         if isinstance(cache, ArraysCache):
-            return StateCache(len(cache.cache), stops)
+            return recognised()(len(cache.cache), stops)
         return SegmentedCache(rank) if segmented else GrowingCache(rank, reserve)
 
     return [ours(cache) for cache in make_prompt_cache(model)]
@@ -252,7 +248,7 @@ def primed(caches: Sequence[LayerCache], held: Sequence[mx.array]) -> Caches:
     """New caches, in prompt mode, that hold these arrays: keys and values, or states, of each."""
     rest = iter(held)
     for cache in leaves(caches):
-        if not isinstance(cache, GrowingCache):
+        if isinstance(cache, StateCache):
             for index in range(len(cache.cache)):
                 cache[index] = next(rest)
         else:

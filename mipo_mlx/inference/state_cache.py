@@ -10,15 +10,15 @@ state as it is where the row ends; not all layers of mlx-lm do so.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache
 
 from mipo_mlx.inference.kv_cache import ExplicitCache
 
 
-class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
+class StateCache(ExplicitCache):
     """States of one layer, in the interface that mlx-lm's models expect of an ``ArraysCache``.
 
     Args:
@@ -30,21 +30,30 @@ class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
     """
 
     def __init__(self, size: int, stops: bool) -> None:
-        super().__init__(size)
+        self.cache: list[mx.array | None] = [None] * size
         self.stops = stops
+        self.lengths: mx.array | None = None
         self.rows: list[mx.array | None] = [None] * size  # of each array, not yet taken
         self.empty_rows = 0  # while there is no state
 
     def __getitem__(self, index: int) -> mx.array | None:
-        array: mx.array | None = self.cache[index]
-        rows = self.rows[index]
+        array, rows = self.cache[index], self.rows[index]
         return array if array is None or rows is None else array[rows]
 
     def __setitem__(self, index: int, array: mx.array) -> None:
         self.cache[index], self.rows[index] = array, None
 
+    def make_mask(self, tokens: int) -> mx.array | None:
+        """Which tokens of the pass at hand are real, bool [b, tokens]; None for all."""
+        if self.lengths is None:
+            return None
+        return mx.arange(tokens) < self.lengths[:, None]
+
     def advance(self, tokens: int) -> None:
         """Nothing: ``lengths`` are of one pass, and all layers are told the same array."""
+
+    def _empty(self) -> StateCache:
+        return type(self)(len(self.cache), self.stops)
 
     @property
     def state(self) -> list[mx.array]:
@@ -53,7 +62,7 @@ class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
 
     def twin(self, state: Sequence[mx.array]) -> StateCache:
         """A cache in this one's place that holds these arrays where it holds some."""
-        made = StateCache(len(self.cache), self.stops)
+        made = self._empty()
         arrays = iter(state)
         made.cache = [old if old is None else next(arrays) for old in self.cache]
         made.rows, made.lengths = list(self.rows), self.lengths
@@ -78,7 +87,7 @@ class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
 
     def with_rows(self, rows: mx.array | None, count: int) -> StateCache:
         """These rows [n]; None is all. ``count`` of them matter while there is no state."""
-        twin = StateCache(len(self.cache), self.stops)
+        twin = self._empty()
         twin.empty_rows = count
         twin.cache = list(self.cache)
         twin.rows = [
@@ -100,7 +109,7 @@ class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
             others: of the same layer.
             counts: rows of each, this one first; where there is no state yet, it is zeros.
         """
-        twin = StateCache(len(self.cache), self.stops)
+        twin = self._empty()
         for index in range(len(self.cache)):
             parts = [cache[index] for cache in (self, *others)]
             known = next((part for part in parts if part is not None), None)
@@ -112,3 +121,11 @@ class StateCache(ArraysCache, ExplicitCache):  # type: ignore[misc]
                     ]
                 )
         return twin
+
+
+@functools.cache
+def recognised() -> type[StateCache]:
+    """``StateCache`` as a subclass of mlx-lm's, by which Mamba knows that it is to keep states."""
+    from mlx_lm.models.cache import ArraysCache
+
+    return type("StateCache", (StateCache, ArraysCache), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # modules of mlx-lm 0.32.2 whose layers, told ``lengths``, keep the state of each row's last token
@@ -40,26 +40,33 @@ def stops_at_length(model: Any) -> bool:
     return {_module(layer) for layer in model.layers} <= STOPPING
 
 
-def other_states(model: Any) -> set[str]:
-    """Kinds of state that layers of a model keep and that are not shared here."""
-    from mlx_lm.models.cache import (
-        ArraysCache,
-        CacheList,
-        KVCache,
-        RotatingKVCache,
-        make_prompt_cache,
-    )
+def _caches(model: Any) -> list[Any]:
+    """What mlx-lm makes for a model, lists of caches taken apart."""
+    from mlx_lm.models.cache import CacheList, make_prompt_cache
 
-    kinds: set[str] = set()
-
-    def look(caches: Iterable[Any]) -> None:
+    def flat(caches: Iterable[Any]) -> Iterator[Any]:
         for cache in caches:
             if type(cache) is CacheList:
-                look(cache.caches)
-            elif type(cache) not in (KVCache, RotatingKVCache, ArraysCache):
-                kinds.add(type(cache).__name__)
+                yield from flat(cache.caches)
+            else:
+                yield cache
 
-    look(make_prompt_cache(model))
+    return list(flat(make_prompt_cache(model)))
+
+
+def keeps_states(model: Any) -> bool:
+    """Whether a layer keeps states in place of keys and values, or beside them."""
+    from mlx_lm.models.cache import ArraysCache
+
+    return any(type(cache) is ArraysCache for cache in _caches(model))
+
+
+def other_states(model: Any) -> set[str]:
+    """Kinds of state that layers of a model keep and that are not shared here."""
+    from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
+
+    shared = ArraysCache, KVCache, RotatingKVCache
+    kinds = {type(cache).__name__ for cache in _caches(model) if type(cache) not in shared}
     names = {_module(part) for part in (model, *model.layers)}
     return kinds | {UNSHARED[name] for name in names & UNSHARED.keys()}
 

@@ -16,6 +16,7 @@ from mlx.utils import tree_map
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Forest, distinct_prefix_tokens, sequence_logprobs
+from mipo_mlx.models.architecture import keeps_states
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.collate import Batch, Stems, TrainingRow, collate, nodes
 from mipo_mlx.training.compile import Compiled, padded
@@ -76,7 +77,8 @@ class Gradients:
         self.objective = objective or objective_of(config)
         self.forwarded = 0  # tokens, over the life of this object
         self.compiled: Compiled | None = None
-        if config.compile and lm.paths.compiles and not lm_head.on_cpu():
+        compiles = config.compile and lm.paths.compiles and not lm_head.on_cpu()
+        if compiles and not keeps_states(self.model):  # loops over tokens are too long to compile
             self.compiled = Compiled(self.model, self._of_arrays)
 
     def _summed(self, batch: Batch, logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:

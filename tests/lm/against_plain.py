@@ -48,6 +48,7 @@ BUDGET = 8 * zoo.COMMON["vocab_size"] * 7  # bytes: logits of seven tokens
 MOST = 7  # new tokens
 ROWS = 6  # prompts
 RANK = 4
+NO_CPU = "not on a CPU"  # a path
 LACKING = "only supports float32"  # what MLX says on a CPU of mixtures of experts in half precision
 
 
@@ -324,7 +325,7 @@ def examine(name: str, precision: str, folder: Path) -> Found:
         _compare(found, folder)
     refusal = found.cases.get("model", Case()).note
     if refusal.startswith("refused"):
-        found.path = "not on a CPU" if LACKING in refusal else "refused"
+        found.path = NO_CPU if LACKING in refusal else "refused"
         found.why = refusal.removeprefix("refused: ")
         del found.cases["model"]
     elif found.cases.get("gradient", Case()).note.startswith("refused"):
