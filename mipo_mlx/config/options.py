@@ -51,8 +51,8 @@ class GenerateConfig:
         high=4096,
     )
     context_template: str = option(
-        "notes",
-        "How a context is put to the model: bare (its text alone), notes, about or told, or a text "
+        "told",
+        "How a context is put to the model: told, notes, about, bare (its text alone), or a text "
         "of your own with {context} in it.",
     )
     answer_style: str = option(

@@ -12,7 +12,7 @@ EMBEDDED_PRESET: dict[str, Any] = {
     "max_tokens": 48,
     "beta": 1.0,
     "learning_rate": 3e-4,
-    "epochs": 4,
+    "epochs": 2,
 }
 
 # Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
