@@ -16,6 +16,7 @@ check: setup-dev
 
 docs: setup-dev
 	$(BIN)/python -m mipo_cli.reference > docs/cli.md
+	$(BIN)/python -m mipo_cli.api_reference > docs/api.md
 
 wheel-test: setup-dev
 	$(BIN)/python -m pytest -m slow tests/test_wheel.py

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mipo_mlx  # noqa: F401  # before MLX, for it loads a fast BLAS
 
@@ -32,6 +33,7 @@ from mlx.utils import tree_flatten
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.core.logprobs import token_logprobs
 from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference import lm_head
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.pipeline.doctor import matmul_rate
 from mipo_mlx.training.collate import Batch, TrainingRow, collate
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--roofline", action="store_true", help="share of the matmul rate")
+    parser.add_argument("--lazy", action="store_true", help="the path of a GPU, wherever it runs")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     if args.preset:
@@ -180,11 +183,14 @@ def main() -> None:
         vars(args).update(zip(names, PRESETS[args.preset], strict=True))
     if mx.default_device() == mx.Device(mx.cpu):
         mx.disable_compile()
+    if args.lazy:
+        mock.patch.object(lm_head, "on_cpu", lambda: False).start()
     model = build(args.model, getattr(mx, args.dtype))
     vocabulary = MODELS[args.model]["vocab_size"]
     shape = (args.pairs, args.context, args.prompt, args.response, args.negatives)
     work, rows = make_work(*shape, vocabulary)
-    ours = TrainConfig(beta=BETA, batch_size=len(rows))
+    compiled = not args.lazy or mx.default_device() != mx.Device(mx.cpu)
+    ours = TrainConfig(beta=BETA, batch_size=len(rows), compile=compiled)
     lean = replace(
         ours,
         gradient_checkpointing=True,

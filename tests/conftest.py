@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# what is found out about models is kept for one run of the suite, by all of its workers
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"mipo-tests-{_RUN}")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

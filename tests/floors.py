@@ -18,7 +18,7 @@ FLOORS = (  # from below
     ("models",),
     ("inference",),
     ("generation", "training"),
-    ("evaluation", "reporting"),
+    ("bench", "evaluation", "reporting"),
     ("pipeline",),
     ("mipo_cli",),
 )

@@ -63,7 +63,7 @@ def test_a_skeleton_weighs_what_the_model_does(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantized_skeleton_weighs_what_the_model_does(bits: int, tmp_path: Path) -> None:
-    config = {**archs.arguments("llama"), "hidden_size": 64, "intermediate_size": 128}
+    config = archs.arguments("llama")
     how = {"group_size": 32, "bits": bits}
     folder = folder_of(tmp_path / "model", {**config, "quantization": how})
     model = load_skeleton(str(folder_of(tmp_path / "plain", config))).model
@@ -137,6 +137,10 @@ def test_an_unknown_kind_is_told(tmp_path: Path) -> None:
                 }
             },
             Dimensions(64, 2, 4, 4, 16, 64, 10),
+        ),
+        (
+            {**QWEN_7B, "torch_dtype": None, "quantization": {"group_size": 64, "bits": 4}},
+            Dimensions(3584, 28, 28, 4, 128, 18944, 152064, 2),  # quantized: half precision
         ),
         (
             {"n_embd": 48, "n_layer": 3, "n_head": 4, "vocab_size": 7},

@@ -292,10 +292,11 @@ def test_bad_options_are_told_and_nothing_is_trained(
     assert not (run / "adapter").exists()
 
 
+@pytest.mark.parametrize(("name", "shares"), [("lfm2", True), ("deepseek_v32", False)])
 def test_a_model_with_other_states_trains_on_given_pairs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, shares: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = archs.write(tmp_path / "model", "lfm2")
+    model = archs.write(tmp_path / "model", name)
     rows = [
         {"prompt": f"What is {i}?", "chosen": "A number " * (1 + i), "rejected": "No."}
         for i in range(5)
@@ -305,7 +306,7 @@ def test_a_model_with_other_states_trains_on_given_pairs(
     options = {"model": str(model), "pairs": str(pairs), "batch_size": 2, "learning_rate": 1e-3}
     with caplog.at_level("INFO", logger="mipo_mlx"):
         stats = train(tmp_path / "run", options, epochs=3)
-    assert "whole prompt" in caplog.text and "layers keep ArraysCache" in caplog.text
+    assert ("whole prompt" in caplog.text and "read back" in caplog.text) != shares
     assert "plan: 2 pairs at once" in caplog.text
     assert stats["last"]["rewards/margins"] > stats["first"]["rewards/margins"]
     assert stats["first"]["loss"] == pytest.approx(math.log(2), abs=1e-4)

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from lm import archs
 from mipo_mlx import pipeline, tiny
 from mipo_mlx.config import RunConfig, resolve, saved_config
 from mipo_mlx.data.readers import read_contexts, read_pairs, read_prompts
@@ -96,6 +97,28 @@ def test_run_writes_every_file_with_the_promised_schema(
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (run / "report.json").is_file()
     assert "own_context_rate" in (run / "report.md").read_text()
+
+
+def test_a_model_of_recurrent_layers_runs_through_with_shared_prompts(
+    small: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys and states in one layer, random weights; answers end at any of seventy tokens."""
+    model = archs.write(tmp_path / "model", "falcon_h1", ends=list(range(70)))
+    options = {
+        "model": str(model),
+        "contexts": head("contexts_train.jsonl", 6, tmp_path),
+        "max_tokens": 24,
+        "min_pmi": -100.0,
+        "prompts_per_context": 2,
+        "eval_prompts_per_context": 1,
+    }
+    run = tmp_path / "run"
+    pipeline.run.run(run, config({**small, **options}))
+    assert "whole prompt" not in caplog.text and "one at a time" not in caplog.text
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [step for step in steps if "ideal_tokens" in step]
+    assert steps[0]["ideal_tokens"] <= steps[0]["forwarded_tokens"] < 0.7 * steps[0]["num_tokens"]
+    assert (run / "report.html").is_file()
 
 
 def test_run_directory_is_private(small: dict[str, Any], tmp_path: Path) -> None:

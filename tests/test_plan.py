@@ -13,11 +13,13 @@ from lm import archs
 from lm.test_forest import with_lora
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair
+from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Row, alone, plant, stems_of
 from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE
 from mipo_mlx.training.collate import TrainingRow
+from mipo_mlx.training.compile import padded
 from mipo_mlx.training.gradients import loss_gradient
-from mipo_mlx.training.memory_model import Dimensions, Geometry, step_bytes
+from mipo_mlx.training.memory_model import Dimensions, Geometry, Pass, step_bytes
 from mipo_mlx.training.memory_plan import (
     AT_ONCE,
     LEAST_LOGITS,
@@ -118,11 +120,64 @@ def test_geometry_is_that_of_the_forest(stem: int) -> None:
     assert sum(one.tokens for one in pieces) == stems.size
     assert all(one.queries <= CAUSAL_PIECE for one in pieces)
     stems, owner = stems_of([row.prompt_ids for row in made], [row.group for row in made])
-    after = Geometry.after(made, [len(stems[mine]) for mine in owner])
+    after = Geometry.after(made, [len(stems[mine]) for mine in owner], compiled=True)
     assert (*pieces, *after.passes) == shape.passes
     single = Geometry.of(made, shares=False)
     assert single.passes[0].tokens == alone(made).responses.size
     assert single.answers == forest.real.size
+
+
+def test_on_a_gpu_geometry_has_the_widths_of_the_compiled_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lm_head, "on_cpu", lambda: False)
+    made = [
+        Row(row.encoded.prompt_ids, row.encoded.responses, row.encoded.group)
+        for row in rows(5, stem=70)
+    ]
+    forest, shape = padded(plant(made)), Geometry.of(made)
+    stem, branch, answer = (
+        array.shape[1] for array in (forest.stems, forest.branches, forest.responses)
+    )
+    assert [one.tokens for one in shape.passes] == [
+        forest.stems.size,
+        forest.branches.size,
+        forest.responses.size,
+    ]
+    assert [one.keys for one in shape.passes] == [stem, stem + branch, stem + branch + answer]
+    assert [one.causal for one in shape.passes] == [True, False, False]
+    assert Geometry.of(made, shares=False).passes[0].tokens == padded(alone(made)).responses.size
+
+
+def test_after_prompts_without_padding_attention_is_told_that_it_is_causal() -> None:
+    one, other = (3,) * 9, (4,) * 8
+    answers = ((5, 6), (7,))
+    even = Geometry.after([Row(one, answers, "c"), Row(one, answers, "c")], [4, 4])
+    assert [item.causal for item in even.passes] == [True, True]
+    ragged = Geometry.after([Row(one, answers, "c"), Row(other, answers, "c")], [4, 4])
+    assert [item.causal for item in ragged.passes] == [True, False]
+    apart = Geometry.after([Row(one, answers, "c"), Row(other, answers, "c")], [4, 3])
+    assert not any(item.causal for item in apart.passes)
+
+
+def test_fused_attention_keeps_no_scores_where_it_is_told_to_be_causal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = replace(OF, head_dim=64)
+
+    def taken(stem: int, causal: bool, of: Dimensions = wide) -> int:
+        passes = (Pass(1, stem, stem, causal), Pass(2, 8, stem + 8))
+        return step_bytes(Geometry(passes, 16), of, budget=0, recompute=False)
+
+    on_cpu = taken(4000, True)
+    assert on_cpu == taken(4000, False)  # a CPU makes every score
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    assert taken(4000, False) == on_cpu
+    shorter, longer = taken(4000, True), taken(8000, True)
+    assert longer < 2.01 * shorter  # grows with the length, not with its square
+    assert on_cpu - shorter > wide.layers * wide.heads * 4000**2 * wide.itemsize
+    narrow = replace(wide, head_dim=32)  # no kernel for so narrow heads
+    assert taken(4000, True, narrow) == taken(4000, False, narrow)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

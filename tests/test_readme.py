@@ -67,16 +67,20 @@ def test_the_walk_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_library_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import mipo_mlx.config
+    from mipo_mlx.pipeline import library
 
     (block,) = re.findall(r"```python\n(.*?)```", TEXTS["usage.md"], re.DOTALL)
-    real = mipo_mlx.config.resolve
+    for name, text in (("users", "I live in town {n}."), ("prompts", "What about {n} of it?")):
+        rows = (f'{{"id": "{n}", "text": "{text.format(n=n)}"}}\n' for n in range(10))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    real = library.resolve
 
-    def small(toml: Any = None, flags: Any = None) -> Any:
-        limits = {"max_steps": 1, "eval_contexts": 4, "prompts_per_context": 1, "resamples": 100}
-        return real(toml, {**flags, **limits})
+    def small(flags: Any) -> Any:
+        limits = {"max_steps": 1, "eval_prompts_per_context": 1, "resamples": 100}
+        return real(flags={**limits, "prompts_per_context": 2, **flags})
 
-    monkeypatch.setattr(mipo_mlx.config, "resolve", small)
+    monkeypatch.setattr(library, "resolve", small)
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, str(README), "exec"), {})
+    exec(compile(block, "usage.md", "exec"), {})
     assert "information/pmi" in capsys.readouterr().out
+    assert (tmp_path / "adapter" / "adapters.safetensors").is_file()

@@ -447,6 +447,28 @@ def test_the_embedded_model_is_a_folder() -> None:
     assert (Path(tiny.MODEL_DIR) / "config.json").is_file()
 
 
+@pytest.mark.slow
+def test_memory_is_flat_over_a_thousand_steps_of_ragged_lengths(lm: LanguageModel) -> None:
+    rng = np.random.default_rng(5)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in rng.integers(4, 300, int(rng.integers(low, high))))
+
+    rows = [
+        TrainingRow(EncodedPair(f"p{i}", ids(3, 40), (ids(2, 20), ids(2, 20))), (-20.0, -20.0))
+        for i in range(300)
+    ]
+    attach(lm)
+    config = TrainConfig(batch_size=2, epochs=10, max_steps=1000, learning_rate=1e-5)
+    held = []
+    for _ in train(lm, rows, config, seed=0):
+        held.append((mx.get_active_memory(), mx.get_cache_memory()))
+    assert len(held) == 1000
+    early, late = (np.array(held[start : start + 50]).max(axis=0) for start in (100, 950))
+    assert late[0] <= 1.001 * early[0]  # what is alive
+    assert late.sum() <= 1.05 * early.sum()  # with what the allocator keeps
+
+
 def test_a_loss_of_ones_own_is_a_function_of_scores(lm: LanguageModel) -> None:
     """Half of the hinge, by a plain function: half of its gradient, and the same rewards."""
     rows = rows_for(lm, 3)

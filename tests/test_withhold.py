@@ -173,7 +173,7 @@ def test_a_stopped_training_goes_on_with_the_same_answers(tmp_path: Path) -> Non
 def test_faults_are_told_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "load_model", None)
+    monkeypatch.setattr(train, "open_model", None)
     flags = {**QUICK, "pairs": answers(tmp_path), "hold_facts": str(tmp_path / "absent.txt")}
     for step in (pipeline.train.train, pipeline.run.run):
         with pytest.raises(DataError, match=r"absent\.txt: no such file"):
@@ -184,7 +184,7 @@ def test_faults_are_told_before_a_model_is_loaded(
         grids = resolve(flags={**flags, "hold_facts": listed(tmp_path), "loss": "infonce"})
         with pytest.raises(ConfigError, match="--loss infonce teaches rejected answers too"):
             step(tmp_path / "run", grids)
-    monkeypatch.setattr(contrasts, "load_model", None)
+    monkeypatch.setattr(contrasts, "open_model", None)
     with pytest.raises(DataError, match=r"absent\.txt: no such file"):
         pipeline.run.run(
             tmp_path / "run", resolve(flags={"hold_facts": str(tmp_path / "absent.txt")})

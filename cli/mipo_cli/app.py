@@ -15,6 +15,7 @@ import typer
 
 from mipo_cli.commands import (
     arena,
+    bench,
     check,
     compare,
     contexts,
@@ -29,7 +30,7 @@ from mipo_cli.commands import (
 )
 from mipo_cli.help import Grouped
 from mipo_mlx import __version__
-from mipo_mlx.errors import MipoError
+from mipo_mlx.errors import MipoError, device_error
 
 app = typer.Typer(
     name="mipo",
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "contexts": contexts.command,
     "check": check.command,
     "doctor": doctor.command,
+    "bench": bench.command,
     "reproduce": reproduce.command,
 }
 for _name, _command in COMMANDS.items():
@@ -97,6 +99,10 @@ def main() -> None:
             raise
         if isinstance(error, OSError) and error.strerror:
             sys.stderr.write(f"error: {error.filename or 'system'}: {error.strerror}\n")
+            sys.exit(1)
+        fault = device_error(error)
+        if fault is not None:
+            sys.stderr.write(f"error: {fault}\n")
             sys.exit(1)
         sys.stderr.write(
             f"internal error: {type(error).__name__}; MIPO_DEBUG=1 shows the traceback\n"

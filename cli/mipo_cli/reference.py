@@ -60,6 +60,8 @@ def markdown() -> str:
         "takes `--dry-run` (what it would cost, after a probe) and `--pilot N` (N pairs, summed "
         "up), which write nothing. `mipo report` takes `--markdown` (the table for pasting); "
         "`mipo compare` and `mipo controls` too, and the latter `--only sft,k4` for some of them; "
+        "`mipo bench` takes `--shape`, `--model`, `--precision`, `--work`, `--minutes`, "
+        "`--memory-limit` and `--offline`; "
         "`mipo arena` takes `--terminal` and `--export jsonl` or `csv`; `mipo reproduce` takes "
         "`--list`, `--all`, `--dry-run`, `--model`, `--limit N`, `--data DIR`, `--out DIR` and "
         "`--set` ([reproduce.md](reproduce.md)).",

@@ -35,9 +35,9 @@ class EncodedPair:
         return len(self.prompt_ids) + max(map(len, self.responses))
 
 
-def pad_right(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded tokens [b, t] int32 and mask [b, t] bool."""
-    width = max(len(row) for row in rows)
+def pad_right(rows: Sequence[Sequence[int]], least: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded tokens [b, t] int32 and mask [b, t] bool, at least so wide."""
+    width = max(least, *(len(row) for row in rows))
     tokens = np.zeros((len(rows), width), dtype=np.int32)
     mask = np.zeros((len(rows), width), dtype=bool)
     for index, row in enumerate(rows):

@@ -24,12 +24,11 @@ from mipo_mlx.evaluation.win_rates import Duel, Ruling, Said, Setting, measured,
 from mipo_mlx.generation.answers import Ask, encode, sample
 from mipo_mlx.generation.inputs import Inputs
 from mipo_mlx.grading import judge_prompts
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import chat_template
-from mipo_mlx.models.architecture import other_states
 from mipo_mlx.models.load import (
     LanguageModel,
     fingerprint,
-    load_model,
     load_skeleton,
     locate,
     model_type,
@@ -158,7 +157,7 @@ class JudgeStudy(Study):
         duels = duels_of(subject.items, subject.answers)
         kin, kinds = kinship(subject.lm, self.folder, self.fingerprint)
         subject.release()
-        judge = load_model(options.judge, offline=self.config.data.offline)
+        judge = open_model(options.judge, offline=self.config.data.offline)
         rulings = rule(duels, options.protocol, lambda asks: self._say(judge, subject, asks))
         setting = Setting(
             self.title,
@@ -218,12 +217,6 @@ def prepare(run: Path, config: RunConfig, inputs: Inputs) -> JudgeStudy | None:
         skeleton = load_skeleton(options.judge, offline=config.data.offline)
     except ModelError as error:
         raise ModelError(f"--judge: {error.message}", error.hint) from error
-    other = other_states(skeleton.model)
-    if other:
-        raise ModelError(
-            f"--judge: layers with {', '.join(sorted(other))} cannot answer here.",
-            "take a model whose layers are all attention, such as Llama, Qwen2 or Gemma 2",
-        )
     study = JudgeStudy(config, folder)
     _check_window(skeleton.tokenizer, skeleton.max_tokens, inputs, study)
     return study

@@ -6,8 +6,8 @@ before a model is loaded, and returns None where the study was not asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ from mipo_mlx.evaluation.questions import Item, Questions
 from mipo_mlx.generation.answers import AnswerJournal
 from mipo_mlx.generation.inputs import Inputs
 from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.models.lora import adapter_disabled
+from mipo_mlx.models.lora import side
 from mipo_mlx.results import Json, MetricRow
 from mipo_mlx.results.findings import Findings
 from mipo_mlx.types import Progress, Response
@@ -58,14 +58,9 @@ class Subject:
         """Told of stages."""
         return self.asked.on_progress
 
-    @contextmanager
-    def side(self, name: str) -> Iterator[LanguageModel]:
+    def side(self, name: str) -> AbstractContextManager[LanguageModel]:
         """The model as ``base`` or as ``adapter`` while this is open."""
-        if name == "adapter":
-            yield self.lm
-        else:
-            with adapter_disabled(self.lm):
-                yield self.lm
+        return side(self.lm, name)
 
     def release(self) -> None:
         """Give the model's memory back; only the last study may, for nothing runs after it."""

@@ -16,7 +16,8 @@ from mipo_mlx.generation.answers import AnswerJournal, cut_contexts, wrapper_of
 from mipo_mlx.generation.hard_negatives import nearest_users
 from mipo_mlx.generation.inputs import Inputs, read_inputs
 from mipo_mlx.generation.pairs import Generated
-from mipo_mlx.models.load import LanguageModel, load_model
+from mipo_mlx.inference.compat_check import open_model
+from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.types import Context, Progress
 
 log = logging.getLogger("mipo_mlx")
@@ -98,7 +99,7 @@ def prepare(config: RunConfig) -> Prepared:
     inputs = read_inputs(config.data)
     rules = rules_of(inputs, config)
     grid_of(inputs, rules)  # faults are told before a model is loaded
-    lm = load_model(config.data.model, offline=config.data.offline)
+    lm = open_model(config.data.model, offline=config.data.offline)
     contexts, cut = cut_contexts(lm, inputs.train_contexts, inputs.train_prompts, config.generate)
     foils, _ = cut_contexts(lm, inputs.foils, inputs.train_prompts, config.generate)
     as_read = replace(inputs, train_contexts=contexts, foils=foils)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing that stays exact when keys and values are shared.
+"""Gradient checkpointing that stays exact when keys, values and states are shared.
 
 Each block's activations are dropped after the forward pass and made again in the backward pass.
 What a block reads, from its arguments and from caches, goes in as explicit arrays, and what it
@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mipo_mlx.inference.kv_cache import SegmentedCache
+from mipo_mlx.inference.kv_cache import ExplicitCache
 
 PLAIN = (str, bool, int, float, type(None))  # what holds no arrays
 NESTS = (tuple, list, dict)
@@ -27,7 +27,7 @@ def _known(value: Any) -> bool:
     """Whether every array in it can be seen: nests of arrays, caches of ours and plain values."""
     if type(value) in NESTS:
         return all(map(_known, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, (mx.array, SegmentedCache, *PLAIN))
+    return isinstance(value, (mx.array, ExplicitCache, *PLAIN))
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -67,7 +67,7 @@ class _Hole:
 
 def _checkpointed(plain: Callable[..., Any], layer: nn.Module, given: Any) -> Any:
     """One block, its arguments ``given`` as a pair of positional and named ones."""
-    caches: list[SegmentedCache] = _leaves(SegmentedCache, given)
+    caches: list[ExplicitCache] = _leaves(ExplicitCache, given)
     held = [cache.state for cache in caches]
     before = [cache.twin(state) for cache, state in zip(caches, held, strict=True)]
     shape: list[Any] = []  # of what it returns, without arrays: they would stay as long as this
@@ -75,7 +75,7 @@ def _checkpointed(plain: Callable[..., Any], layer: nn.Module, given: Any) -> An
     def block(params: Any, arrays: list[mx.array], held: list[list[mx.array]]) -> Any:
         """Called again for the backward pass, when model and caches have moved on."""
         twins = [cache.twin(state) for cache, state in zip(before, held, strict=True)]
-        args, kwargs = _put(SegmentedCache, _put(mx.array, given, arrays), twins)
+        args, kwargs = _put(ExplicitCache, _put(mx.array, given, arrays), twins)
         current = layer.trainable_parameters()
         layer.update(params)
         try:
@@ -86,7 +86,7 @@ def _checkpointed(plain: Callable[..., Any], layer: nn.Module, given: Any) -> An
             raise TypeError(f"a block returns {type(out).__name__}, which cannot be checkpointed")
         found = _leaves(mx.array, out)
         shape[:] = [_put(mx.array, out, [_Hole()] * len(found))]
-        written = [twin.state[len(old) :] for twin, old in zip(twins, held, strict=True)]
+        written = [twin.written(len(old)) for twin, old in zip(twins, held, strict=True)]
         return _distinct(found), [_distinct(new) for new in written]
 
     params = layer.trainable_parameters()

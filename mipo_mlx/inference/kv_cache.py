@@ -11,15 +11,12 @@ row is ever fully masked.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-
-from mipo_mlx.errors import ModelError
-from mipo_mlx.models.architecture import other_states
 
 HIDDEN = 2**30  # position of padding, beyond every query
 
@@ -120,10 +117,14 @@ class GrowingCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append [b, heads, new, d] and return all columns [b, heads, held, d]."""
+        self.append(keys, values)
+        return self.keys_and_values()
+
+    def append(self, keys: mx.array, values: mx.array) -> None:
+        """Take keys and values of new tokens [b, heads, new, d]."""
         start, self.held = self.held, self.held + keys.shape[2]
         self.keys = self._append(self.keys, keys, start)
         self.values = self._append(self.values, values, start)
-        return self.keys_and_values()
 
     def _append(self, old: mx.array | None, new: mx.array, start: int) -> mx.array:
         if self.layout is None or not self.reserve:
@@ -157,7 +158,8 @@ class GrowingCache:
         """Begin with these columns [b, heads, held, d]."""
         self.keys, self.values, self.held = keys, values, keys.shape[2]
 
-    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+    def with_rows(self, layout: Layout | None, rows: mx.array | None) -> GrowingCache:
+        """These rows [n], None for all, whose columns stand as ``layout`` says."""
         twin = GrowingCache(self.mask_rank, self.reserve)
         twin.held, twin.layout = self.held, layout
         if self.keys is not None and self.values is not None:
@@ -170,13 +172,58 @@ class GrowingCache:
         assert self.keys is not None and self.values is not None
         return self.keys[..., : self.held, :], self.values[..., : self.held, :]
 
+    def since(self, held: int) -> tuple[mx.array, mx.array] | None:
+        """Keys and values of the columns after the first ``held``; None where there are none."""
+        if self.keys is None or self.values is None or self.held == held:
+            return None
+        return self.keys[..., held : self.held, :], self.values[..., held : self.held, :]
+
+    def trim(self, columns: int) -> None:
+        """Forget the last columns."""
+        self.held -= columns
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys_and_values()
+
+    def moved(self, order: mx.array, layout: Layout) -> GrowingCache:
+        """Columns in this order [b, width], which then stand as ``layout`` says."""
+        rows = mx.arange(order.shape[0])[:, None]
+        twin = GrowingCache(self.mask_rank, self.reserve)
+        twin.held, twin.layout = order.shape[1], layout
+        if self.keys is not None and self.values is not None:  # some column
+            twin.keys, twin.values = (
+                array.swapaxes(1, 2)[rows, order].swapaxes(1, 2)
+                for array in (self.keys, self.values)
+            )
+        return twin
+
     @property
     def state(self) -> list[mx.array]:
         """Arrays to evaluate."""
         return [] if self.keys is None or self.values is None else [self.keys, self.values]
 
 
-class SegmentedCache(GrowingCache):
+class ExplicitCache(ABC):
+    """A cache that a checkpointed block is given as arrays, and whose new arrays it gives back."""
+
+    @property
+    @abstractmethod
+    def state(self) -> list[mx.array]:
+        """Arrays that are held."""
+
+    @abstractmethod
+    def twin(self, state: Sequence[mx.array]) -> ExplicitCache:
+        """A cache in this one's place that holds these arrays in place of its own."""
+
+    @abstractmethod
+    def written(self, held: int) -> list[mx.array]:
+        """What a block has made of a twin that held so many arrays."""
+
+    @abstractmethod
+    def extend(self, arrays: Sequence[mx.array]) -> None:
+        """Take what a block has made of a twin."""
+
+
+class SegmentedCache(GrowingCache, ExplicitCache):
     """For checkpointed blocks: what was appended is kept apart, and joined inside a block only.
 
     A joined copy would be an input of the block and so be kept for the backward pass, once for each
@@ -202,7 +249,8 @@ class SegmentedCache(GrowingCache):
         """Begin with these columns [b, heads, held, d]."""
         self.append(keys, values)
 
-    def _with(self, layout: Layout, rows: mx.array | None) -> GrowingCache:
+    def with_rows(self, layout: Layout | None, rows: mx.array | None) -> GrowingCache:
+        """These rows [n], None for all, whose columns stand as ``layout`` says."""
         twin = SegmentedCache(self.mask_rank)
         twin.held, twin.layout = self.held, layout
         for keys, values, old in self.segments:
@@ -223,10 +271,24 @@ class SegmentedCache(GrowingCache):
         self.held += keys.shape[2]
         self.segments.append((keys, values, None))
 
+    def trim(self, columns: int) -> None:
+        """Forget the last columns, all of the last segment."""
+        self.held -= columns
+        keys, values, rows = self.segments.pop()
+        self.segments.append((keys[..., :-columns, :], values[..., :-columns, :], rows))
+
+    def written(self, held: int) -> list[mx.array]:
+        """Keys and values of the segments that a block has appended."""
+        return self.state[held:]
+
     def extend(self, arrays: Sequence[mx.array]) -> None:
         """Take keys and values of several segments in turn."""
         for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
             self.append(keys, values)
+
+    def since(self, held: int) -> tuple[mx.array, mx.array] | None:
+        """Keys and values of the last segment, which begins after the first ``held`` columns."""
+        return None if self.held == held else self.segments[-1][:2]
 
     @property
     def state(self) -> list[mx.array]:
@@ -234,131 +296,29 @@ class SegmentedCache(GrowingCache):
         return [array for segment in self.segments for array in segment[:2]]
 
 
-def fork(
-    caches: Sequence[GrowingCache],
-    rows: mx.array | None,
-    lengths: mx.array | None = None,
-    *,
-    even: bool = False,
-) -> list[GrowingCache]:
-    """Caches of these rows, in this order and as often as they are named; None is all, once.
+Columns = tuple[mx.array, mx.array]  # keys and values [b, heads, columns, d]
+
+
+def stack(parts: Sequence[Columns | None], counts: Sequence[int], width: int) -> Columns | None:
+    """Rows of all parts below one another, columns padded with zeros; None where all are.
 
     Args:
-        caches: one a layer; they stay as they are.
-        rows: indices [n].
-        lengths: real columns of each row of ``caches`` when they are in prompt mode.
-        even: these are all columns.
+        parts: of one layer; None has no column.
+        counts: rows of each.
+        width: columns of what is made.
     """
-    first = caches[0]
-    layout = first.layout
-    if layout is None:
-        assert lengths is not None
-        layout = left_aligned(first.held, lengths, even)
-    elif first.held > layout.shared:
-        new = first.held - layout.shared
-        layout = layout.settle(first.held, mx.full(layout.base.shape, new), even=True)
-    if rows is not None:
-        layout = layout.take(rows)
-    return [cache._with(layout, rows) for cache in caches]
-
-
-def settle(caches: Sequence[GrowingCache], real: mx.array, *, even: bool = False) -> None:
-    """Of the columns added since the fork, the first ``real`` [b] of each row count, in place.
-
-    ``even`` says that these are all of them.
-    """
-    layout = caches[0].layout
-    assert layout is not None
-    layout = layout.settle(caches[0].held, real, even)
-    for cache in caches:
-        cache.layout = layout
-
-
-def compact(caches: Sequence[GrowingCache]) -> list[GrowingCache]:
-    """Forked caches with every row's real columns moved to its start; for inference."""
-    (settled,) = fork(caches[:1], None)
-    layout = settled.layout
-    assert layout is not None
-    base = np.array(layout.base)
-    width = int(base.max())
-    order = mx.argsort(layout.position, axis=1)[:, :width]
-    rows = mx.arange(order.shape[0])[:, None]
-    aligned = left_aligned(width, layout.base, even=bool((base == width).all()))
-
-    def move(array: mx.array | None) -> mx.array | None:
-        if array is None:  # no column yet
-            return None
-        return array.swapaxes(1, 2)[rows, order].swapaxes(1, 2)
-
-    made = []
-    for cache in caches:
-        twin = GrowingCache(cache.mask_rank, cache.reserve)
-        twin.held, twin.layout = width, aligned
-        twin.keys, twin.values = move(cache.keys), move(cache.values)
-        made.append(twin)
-    return made
-
-
-def join(one: Sequence[GrowingCache], other: Sequence[GrowingCache]) -> list[GrowingCache]:
-    """The rows of both, forked caches, one after the other, compacted; for inference."""
-    one, other = compact(one), compact(other)
-    width = max(one[0].held, other[0].held)
-    layouts = [caches[0].layout for caches in (one, other) if caches[0].layout is not None]
-    bases = [layout.base for layout in layouts]
-    even = all(layout.even for layout in layouts) and one[0].held == other[0].held
-    layout = left_aligned(width, mx.concatenate(bases), even)
-
-    def stack(left: mx.array | None, right: mx.array | None) -> mx.array | None:
-        known = right if left is None else left
-        if known is None:
-            return None
-        parts = []
-        for part, base in zip((left, right), bases, strict=True):
+    known = next((part for part in parts if part is not None), None)
+    if known is None:
+        return None
+    sides = []
+    for side, like in enumerate(known):
+        padded = []
+        for part, count in zip(parts, counts, strict=True):
             if part is None:
-                part = mx.zeros((base.shape[0], known.shape[1], 0, known.shape[3]), known.dtype)
-            room = [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]
-            parts.append(mx.pad(part, room))
-        return mx.concatenate(parts)
-
-    made = []
-    for left, right in zip(one, other, strict=True):
-        cache = GrowingCache(left.mask_rank, left.reserve)
-        cache.held, cache.layout = width, layout
-        cache.keys, cache.values = stack(left.keys, right.keys), stack(left.values, right.values)
-        made.append(cache)
-    return made
-
-
-def new_caches(model: Any, reserve: int = 0, *, segmented: bool = False) -> list[GrowingCache]:
-    """Empty caches, one for each that the model asks for; ``segmented`` as ``recomputed`` needs.
-
-    Raises:
-        ModelError: a layer keeps a state other than plain keys and values.
-    """
-    from mlx_lm.models.cache import make_prompt_cache
-
-    other = other_states(model)
-    if other:
-        raise ModelError(
-            f"Layers with {', '.join(sorted(other))} are not supported (model type "
-            f"{getattr(model, 'model_type', '?')!r}).",
-            "take a model whose layers are all attention, such as Llama, Qwen2 or Gemma 2",
-        )
-    rank, count = _mask_rank(model), len(make_prompt_cache(model))
-    if segmented:
-        return [SegmentedCache(rank) for _ in range(count)]
-    return [GrowingCache(rank, reserve) for _ in range(count)]
-
-
-def primed(caches: Sequence[GrowingCache], arrays: Sequence[mx.array]) -> list[GrowingCache]:
-    """New caches, in prompt mode, that hold keys and values [b, heads, held, d] of each in turn."""
-    for cache, keys, values in zip(caches, arrays[::2], arrays[1::2], strict=True):
-        cache.hold(keys, values)
-    return list(caches)
-
-
-def _mask_rank(model: Any) -> int:
-    """Gemma 2 gives grouped heads an axis of their own; a mask of rank 4 would meet it wrongly."""
-    if getattr(model, "model_type", "") != "gemma2":
-        return 4
-    return 5 if model.args.num_attention_heads > model.args.num_key_value_heads else 4
+                shape = (count, like.shape[1], width, like.shape[3])
+                padded.append(mx.zeros(shape, like.dtype))
+            else:
+                room = width - part[side].shape[2]
+                padded.append(mx.pad(part[side], [(0, 0), (0, 0), (0, room), (0, 0)]))
+        sides.append(mx.concatenate(padded))
+    return sides[0], sides[1]

@@ -7,12 +7,14 @@ hidden states, so whatever a model does to its logits is done here too, and is d
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mipo_mlx.core.logprobs import token_logprobs
@@ -79,12 +81,28 @@ class Parts:
 
 
 def parts(model: Any) -> Parts | None:
-    """Backbone and head of a model, or None where they cannot be told apart."""
-    while not any(callable(getattr(model, name, None)) for name in BACKBONES):
-        model = getattr(model, "language_model", None)
-        if model is None:
-            return None
-    return Parts(model, next(n for n in BACKBONES if callable(getattr(model, n, None))))
+    """Backbone and head of a model, or None where they cannot be told apart.
+
+    The module taken is the outermost that owns a backbone: one that only passes an inner module's
+    on, as a property, need not use it in its own ``__call__``.
+    """
+    while isinstance(model, nn.Module):
+        for name in BACKBONES:
+            if name in model and _takes_tokens(model[name]):
+                return Parts(model, name)
+        model = model.get("language_model")
+    return None
+
+
+def _takes_tokens(backbone: Any) -> bool:
+    """Whether it can be called with tokens and caches, and nothing else."""
+    if not callable(backbone):
+        return False
+    try:
+        inspect.signature(backbone).bind(None, cache=None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def chunk_rows(vocabulary: int, budget: int = BUDGET, *, eager: bool = False) -> int:

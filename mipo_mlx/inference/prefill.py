@@ -7,13 +7,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from mipo_mlx.data.batches import pad_right
-from mipo_mlx.inference.kv_cache import GrowingCache, fork, join, settle
+from mipo_mlx.inference.layer_caches import (
+    Caches,
+    allocate,
+    arrays,
+    fork,
+    join,
+    settle,
+    with_keys,
+    with_states,
+)
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens, head_of, stems_of
-from mipo_mlx.inference.prompt_cache import Held, hold_in_chunks, lengths_of, unpadded
+from mipo_mlx.inference.prompt_cache import Held, fill, hold_in_chunks, lengths_of, unpadded
 from mipo_mlx.models.load import LanguageModel
 
 PREFILL_TOKENS = 16_384  # most prompt tokens forwarded at once
@@ -26,6 +36,31 @@ class Tally:
     forwarded: int = 0
     ideal: int = 0
     unshared: int = 0
+
+
+class SharedStream:
+    """Answers in the making, a row each of forked caches."""
+
+    def __init__(self, model: Any, caches: Caches) -> None:
+        self.model, self.caches = model, caches
+
+    def step(self, tokens: mx.array) -> mx.array:
+        """Logits [b, v] after one more token of each row [b]."""
+        logits: mx.array = self.model(tokens[:, None], cache=self.caches)[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows only."""
+        self.caches = fork(self.caches, mx.array(list(rows)))
+
+    def join(self, other: SharedStream) -> None:
+        """Add the rows of another."""
+        self.caches = join(self.caches, other.caches)
+
+    @property
+    def state(self) -> list[mx.array]:
+        """Arrays to evaluate."""
+        return arrays(self.caches)
 
 
 class Prefill:
@@ -52,7 +87,7 @@ class Prefill:
         self.waiting = Counter(self.owner)  # prompts of each stem not asked for yet
         self.head = head_of(self.stems)
         self.trunk: Held | None = None  # the head, forwarded
-        self.plate: list[GrowingCache] = []  # forwarded stems that are still needed
+        self.plate: Caches = []  # forwarded stems that are still needed
         self.on_plate: list[int] = []
 
     def order(self, index: int) -> tuple[int, int, int]:
@@ -60,14 +95,16 @@ class Prefill:
         stem = self.owner[index]
         return len(self.stems[stem]), stem, len(self.prompts[index])
 
-    def bytes_per_column(self, index: int) -> float:
-        """Bytes of keys and values a token, by the stem of a prompt."""
+    def bytes_of_row(self, index: int, columns: int) -> float:
+        """Bytes of a row with this many columns, and of its states, by the stem of a prompt."""
         self._serve([self.owner[index]])
-        held = sum(array.nbytes for cache in self.plate for array in cache.state)
-        return held / max(1, self.plate[0].held)
+        keyed, states = with_keys(self.plate), with_states(self.plate)
+        keys = sum(array.nbytes / max(1, cache.held) for cache in keyed for array in cache.state)
+        held = sum(array.nbytes for cache in states for array in cache.state)
+        return (columns * keys + held) / len(self.on_plate)
 
-    def caches(self, indices: Sequence[int], reserve: int) -> list[GrowingCache]:
-        """Forked caches, a row a prompt, of all its tokens but the last.
+    def stream(self, indices: Sequence[int], reserve: int) -> SharedStream:
+        """Rows that have read all of these prompts but their last tokens.
 
         Args:
             indices: of prompts.
@@ -77,15 +114,15 @@ class Prefill:
         rows = self._serve(stems)
         caches = fork(self.plate, mx.array(rows))
         self.waiting -= Counter(stems)
-        for cache in caches:
-            cache.reserve = reserve
+        allocate(caches, reserve)
         rests = [self.prompts[index][len(self.stems[self.owner[index]]) : -1] for index in indices]
         self.tally.forwarded += sum(len(ids) + 1 for ids in rests)
         tokens, _ = pad_right(rests)
         if tokens.shape[1]:
-            self.lm.model(mx.array(tokens), cache=caches)
-            settle(caches, lengths_of(rests), even=unpadded(rests))
-        return caches
+            lengths, even = lengths_of(rests), unpadded(rests)
+            fill(self.lm.model, mx.array(tokens), caches, lengths, even=even)
+            settle(caches, lengths, even=even)
+        return SharedStream(self.lm.model, caches)
 
     def _serve(self, wanted: Sequence[int]) -> list[int]:
         """Rows of the plate that hold these stems, forwarded now if they are not there yet."""
@@ -98,7 +135,7 @@ class Prefill:
             self.on_plate = [self.on_plate[row] for row in kept] + missing
         return [self.on_plate.index(stem) for stem in wanted]
 
-    def _forward(self, stems: Sequence[tuple[int, ...]]) -> list[GrowingCache]:
+    def _forward(self, stems: Sequence[tuple[int, ...]]) -> Caches:
         """Forked caches of stems, a row each, in their order; a head of many is forwarded once."""
         size = len(self.head)
         headed = [index for index, stem in enumerate(stems) if stem[:size] == self.head and size]

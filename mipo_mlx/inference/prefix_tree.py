@@ -20,7 +20,7 @@ from mipo_mlx.core import logprobs as core
 from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.checkpointing import recomputed
-from mipo_mlx.inference.kv_cache import GrowingCache, fork, settle
+from mipo_mlx.inference.layer_caches import Caches, fork, settle
 from mipo_mlx.inference.prompt_cache import Held, fill, hold, lengths_of, unpadded
 
 _BEYOND = 2**31  # above every token id
@@ -150,7 +150,8 @@ def plant(
     rests = [ids[len(stems[owner[index]]) : -1] for index, ids in enumerate(prompts)]
     stem_tokens, _ = pad_right([()] if known else stems)
     branch_tokens, _ = pad_right(rests)
-    tokens, mask = pad_right([ids for row in rows for ids in row.responses])
+    # Metal kernels of recurrent layers for one token have no gradient
+    tokens, mask = pad_right([ids for row in rows for ids in row.responses], least=2)
     branch_of = np.repeat(np.arange(len(rows)), [len(row.responses) for row in rows])
     return Forest(
         stems=mx.array(stem_tokens),
@@ -196,7 +197,7 @@ def alone(rows: Sequence[Row]) -> Forest:
 
 def grow(
     model: Any, forest: Forest, held: Held | None = None, *, segmented: bool = False
-) -> list[GrowingCache]:
+) -> Caches:
     """Caches that hold all but the last token of each prompt, a row a branch.
 
     Args:
@@ -214,8 +215,9 @@ def grow(
     )
     caches = fork(stems.caches, forest.stem_of, stems.lengths, even=stems.even)
     if forest.branches.shape[1]:
-        fill(model, forest.branches, caches)
-        settle(caches, forest.branch_lengths, even=forest.even_branches)
+        lengths, even = forest.branch_lengths, forest.even_branches
+        fill(model, forest.branches, caches, lengths, even=even)
+        settle(caches, lengths, even=even)
     return caches
 
 
@@ -254,7 +256,7 @@ def token_logprobs(
 
 def _responses(
     model: Any, forest: Forest, held: Held | None, segmented: bool
-) -> tuple[mx.array, list[GrowingCache] | None]:
+) -> tuple[mx.array, Caches | None]:
     """What is fed for the responses [r, lr], and the caches that their prompts filled, if any."""
     caches = None
     if held or forest.stems.shape[1] or forest.branches.shape[1]:

@@ -12,11 +12,12 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mipo_mlx.inference.kv_cache import GrowingCache, fork, join
+from mipo_mlx.inference.own_caches import OwnPrefill
 from mipo_mlx.inference.prefill import Prefill, Tally
 from mipo_mlx.models import chat_template
 from mipo_mlx.models.load import LanguageModel
@@ -129,12 +130,12 @@ def choose(logits: mx.array, keys: mx.array, index: mx.array, sampling: Sampling
 class _Live:
     """Answers in the making: a row each, with the token that was drawn last and not yet read.
 
-    ``streams`` are their caches under each of a job's prompts.
+    ``streams`` are their states under each of a job's prompts.
     """
 
     jobs: list[Job]
     ids: list[list[int]]
-    streams: list[list[GrowingCache]]
+    streams: list[Any]
     pending: mx.array
     keys: mx.array
 
@@ -143,17 +144,26 @@ class _Live:
         index = mx.array(rows)
         self.jobs = [self.jobs[row] for row in rows]
         self.ids = [self.ids[row] for row in rows]
-        self.streams = [fork(caches, index) for caches in self.streams]
+        for stream in self.streams:
+            stream.keep(rows)
         self.pending, self.keys = self.pending[index], self.keys[index]
 
     def join(self, new: _Live) -> None:
         """Add the rows of another."""
         self.jobs += new.jobs
         self.ids += new.ids
-        both = zip(self.streams, new.streams, strict=True)
-        self.streams = [join(mine, others) for mine, others in both]
+        for mine, others in zip(self.streams, new.streams, strict=True):
+            mine.join(others)
         self.pending = mx.concatenate([self.pending, new.pending])
         self.keys = mx.concatenate([self.keys, new.keys])
+
+
+def prefill_of(
+    lm: LanguageModel, prompts: Sequence[tuple[int, ...]], groups: Sequence[str], tally: Tally
+) -> Prefill | OwnPrefill:
+    """Prompts to go on from, as the model may be run; arguments as of ``Prefill``."""
+    kind = Prefill if lm.paths.sampling == "shared" else OwnPrefill
+    return kind(lm, prompts, groups, tally)
 
 
 class _Sampler:
@@ -165,10 +175,11 @@ class _Sampler:
         self.lm, self.sampling, self.jobs = lm, sampling, jobs
         self.ends = chat_template.eos_ids(lm.tokenizer)
         groups = [job.group for job in jobs]
-        self.prefills = [Prefill(lm, [job.prompt_ids for job in jobs], groups, tally)]
+        prompts = [job.prompt_ids for job in jobs]
+        self.prefills = [prefill_of(lm, prompts, groups, tally)]
         if sampling.contrast:
             others = [job.without_ids for job in jobs]
-            self.prefills.append(Prefill(lm, others, [str(ids) for ids in others], tally))
+            self.prefills.append(prefill_of(lm, others, [str(ids) for ids in others], tally))
         order = self.prefills[0].order
         self.queue = deque(sorted(range(len(jobs)), key=lambda i: (*order(i), jobs[i].key)))
         self.rows = sampling.batch_size
@@ -181,7 +192,7 @@ class _Sampler:
         for prefill in self.prefills:
             longest = max(self.queue, key=lambda i: len(prefill.prompts[i]))
             columns = len(prefill.prompts[longest]) + self.sampling.max_tokens
-            row += columns * max(1.0, prefill.bytes_per_column(longest))
+            row += max(columns, prefill.bytes_of_row(longest, columns))
         copies = 3  # the rows, their next version while it is written, and activations
         return max(1, min(most_rows(), int(self.sampling.memory_limit / (copies * row))))
 
@@ -194,7 +205,7 @@ class _Sampler:
         live = _Live(
             jobs=jobs,
             ids=[[] for _ in jobs],
-            streams=[prefill.caches(chosen, reserve) for prefill in self.prefills],
+            streams=[prefill.stream(chosen, reserve) for prefill in self.prefills],
             pending=mx.array([job.prompt_ids[-1] for job in jobs], dtype=mx.int32),
             keys=mx.array(keys, dtype=mx.uint32),
         )
@@ -210,15 +221,12 @@ class _Sampler:
         ``tokens`` are fed instead where the streams differ, as at the end of their prompts.
         """
         fed = tokens or [live.pending] * len(live.streams)
-        both = [
-            self.lm.model(each[:, None], cache=caches)[:, -1]
-            for each, caches in zip(fed, live.streams, strict=True)
-        ]
+        both = [stream.step(each) for each, stream in zip(fed, live.streams, strict=True)]
         logits = both[0]
         if len(both) == 2:
             logits = context_aware(both[0], both[1], self.sampling.contrast)
         drawn = choose(logits, live.keys, mx.array(list(index), dtype=mx.uint32), self.sampling)
-        mx.async_eval(drawn, [cache.state for caches in live.streams for cache in caches])
+        mx.async_eval(drawn, [stream.state for stream in live.streams])
         return drawn
 
     def run(self) -> Iterator[tuple[str, Response]]:

@@ -126,8 +126,8 @@ def _by_token(
 ) -> Sequence[np.ndarray]:
     """Real tokens alone, an array a response."""
     table = np.array(token_logprobs(model, forest, held, budget=budget))
-    counts = np.array(forest.mask).sum(axis=1)
-    return [row[:count] for row, count in zip(table, counts, strict=True)]
+    # not the first columns of a row: in ``alone`` an answer stands behind its prompt
+    return [row[real] for row, real in zip(table, np.array(forest.mask), strict=True)]
 
 
 def score(

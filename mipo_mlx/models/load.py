@@ -33,6 +33,33 @@ TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_te
 Download = Callable[..., str]
 
 
+@dataclass(frozen=True)
+class Paths:
+    """Ways of running a model that give the numbers of its plain ``__call__``.
+
+    Attributes:
+        shares: prompts are forwarded once for all that follows them.
+        splits: the head is run apart from the blocks, chunk by chunk.
+        sampling: ``shared`` prompts, the model's ``own`` caches a row at a time, or the ``whole``
+            sequence anew for each token.
+        checkpoints: blocks may drop their activations and make them again for the gradient.
+        pieces: long prompts may be differentiated piece by piece.
+        compiles: the gradient may be compiled.
+        reasons: why something is given up, by its name.
+    """
+
+    shares: bool = True
+    splits: bool = True
+    sampling: str = "shared"
+    checkpoints: bool = True
+    pieces: bool = True
+    compiles: bool = True
+    reasons: tuple[tuple[str, str], ...] = ()
+
+
+EVERY_PATH = Paths()
+
+
 @dataclass
 class LanguageModel:
     """An open model.
@@ -44,8 +71,8 @@ class LanguageModel:
         name: as the user gave it.
         fingerprint: sha256 over configuration, tokenizer and weights; without the adapter.
         max_tokens: the window, prompt and answer together; None when the configuration has none.
-        shares: whether prompts may be forwarded once for all that follows them.
-        splits: whether its head may be run apart from its blocks, chunk by chunk.
+        paths: how it may be run.
+        adapter: how the adapter that it carries was made, where that is known.
     """
 
     model: Any
@@ -54,8 +81,18 @@ class LanguageModel:
     name: str
     fingerprint: str
     max_tokens: int | None
-    shares: bool = True
-    splits: bool = True
+    paths: Paths = EVERY_PATH
+    adapter: dict[str, Any] | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts may be forwarded once for all that follows them."""
+        return self.paths.shares
+
+    @property
+    def splits(self) -> bool:
+        """Whether its head may be run apart from its blocks, chunk by chunk."""
+        return self.paths.splits
 
 
 def _fetch(name: str, offline: bool, download: Download, weights: bool) -> Path:
@@ -242,7 +279,7 @@ def load_model(
         name=name,
         fingerprint=fingerprint(folder),
         max_tokens=_window(config),
-        shares=not other_states(model),
+        paths=Paths(shares=False, sampling="own") if other_states(model) else EVERY_PATH,
     )
 
 

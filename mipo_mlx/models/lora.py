@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def attach(
     Args:
         rank, scale, num_layers, kind: as in ``Shape``.
         seed: of the first factor; the second is 0, so the model's outputs do not change yet.
-        modules: names of the layers; none takes all linear ones.
+        modules: names of the layers; none takes all linear ones that can carry it.
 
     Returns:
         What was attached, for ``save``.
@@ -128,21 +128,77 @@ def attach(
         ConfigError: a name of ``modules`` is unknown.
         ModelError: the model carries an adapter already, or a layer cannot carry one of this kind.
     """
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
     if _lora_modules(lm.model):
         raise ModelError(f"{lm.name} carries an adapter already.", "load the model without one")
     shape = Shape(rank, scale, num_layers, chosen_keys(lm.model, modules), kind)
     if kind == "dora":
         _refuse_odd_bits(lm, shape)
-    lm.model.freeze()
-    mx.random.seed(seed)
-    try:
-        linear_to_lora_layers(lm.model, num_layers, shape.parameters, use_dora=kind == "dora")
-    except ValueError as error:
-        raise ModelError(f"{lm.name}: {error}", "take --fine-tune-type lora") from error
+    _freeze(lm)
+    _put_on(lm, shape, seed)
+    if not _runs(lm.model):
+        detach(lm)
+        shape = replace(shape, keys=_bearing(lm, shape, bool(modules)))
+        _put_on(lm, shape, seed)
     mx.eval(lm.model.trainable_parameters())
     return shape
+
+
+def _freeze(lm: LanguageModel) -> None:
+    """Freeze all parameters.
+
+    Raises:
+        ModelError: mlx-lm's class of this architecture cannot be frozen.
+    """
+    try:
+        lm.model.freeze()
+    except AttributeError as error:  # its constructor does not call that of nn.Module
+        raise ModelError(
+            f"{lm.name}: mlx-lm's {type(lm.model).__module__} cannot be trained ({error}).",
+            "take a model of another architecture",
+        ) from error
+
+
+def _put_on(lm: LanguageModel, shape: Shape, seed: int) -> None:
+    """Replace the layers of a shape by mlx-lm's LoRA or DoRA layers."""
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    mx.random.seed(seed)
+    try:
+        linear_to_lora_layers(
+            lm.model, shape.num_layers, shape.parameters, use_dora=shape.kind == "dora"
+        )
+    except ValueError as error:
+        raise ModelError(f"{lm.name}: {error}", "take --fine-tune-type lora") from error
+
+
+def _runs(model: Any) -> bool:
+    """Whether a forward pass finds what it reads of its layers; nothing is computed."""
+    try:
+        model(mx.array([[0]]))
+    except AttributeError:
+        return False
+    return True
+
+
+def _bearing(lm: LanguageModel, shape: Shape, named: bool) -> tuple[str, ...]:
+    """Those of a shape's keys that may carry LoRA: some code reads a layer's weight by itself.
+
+    Raises:
+        ModelError: none may, or one that was ``named`` may not.
+    """
+    good = []
+    for key in shape.keys:
+        _put_on(lm, replace(shape, keys=(key,)), 0)
+        if _runs(lm.model):
+            good.append(key)
+        detach(lm)
+    bad = sorted({key.rpartition(".")[2] for key in set(shape.keys) - set(good)})
+    if not good or (named and bad):
+        raise ModelError(
+            f"{lm.name}: the model reads weights of {', '.join(bad)}, which cannot carry LoRA.",
+            "leave these out of --lora-modules",
+        )
+    return tuple(good)
 
 
 def go_on(lm: LanguageModel, folder: Path) -> Shape:
@@ -217,6 +273,16 @@ def adapter_disabled(lm: LanguageModel) -> Iterator[None]:
     finally:
         if modules:
             lm.model.update_modules(tree_unflatten(modules))
+
+
+@contextmanager
+def side(lm: LanguageModel, name: str) -> Iterator[LanguageModel]:
+    """The model as ``base`` or as ``adapter`` while this is open."""
+    if name == "adapter":
+        yield lm
+    else:
+        with adapter_disabled(lm):
+            yield lm
 
 
 def detach(lm: LanguageModel) -> None:

@@ -7,13 +7,15 @@ of its weights are enough.
 from __future__ import annotations
 
 import math
-import time
+import os
+from dataclasses import asdict
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mipo_mlx._blas import load_openblas, remedy
+from mipo_mlx.bench.rate import matmul_rate
 from mipo_mlx.config import RunConfig
 from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
@@ -22,8 +24,8 @@ from mipo_mlx.generation.contrasts import contrasts_of
 from mipo_mlx.generation.inputs import read_inputs
 from mipo_mlx.models import lora
 from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import Download, LanguageModel, Skeleton, load_skeleton
-from mipo_mlx.models.memory import device_bytes, limit_bytes
+from mipo_mlx.models.load import Download, LanguageModel, Paths, Skeleton, load_skeleton
+from mipo_mlx.models.memory import allocator_limits, device_bytes, limit_bytes
 from mipo_mlx.run_dir.environment import here
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.memory_model import Dimensions
@@ -32,6 +34,7 @@ from mipo_mlx.training.objectives import objective_of
 from mipo_mlx.types import Prompt
 
 SHARE = 0.2  # of the rate of one large matrix product that a step got on a CPU; elsewhere a guess
+WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"  # set to 1, macOS lets the GPU work on for longer
 ADVICE = "cut contexts (--max-prompt-tokens), take a smaller or quantized model, or more memory"
 
 
@@ -49,27 +52,24 @@ def _cached() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Platform, memory, versions and cached models."""
+    metal = mx.metal.is_available()
     own = f"MLX's own; OpenBLAS is faster: {command}" if (command := remedy()) else "MLX's own"
     return {
         **here(),
-        "metal": mx.metal.is_available(),
+        "metal": metal,
+        **({"watchdog_relaxed": os.environ.get(WATCHDOG) == "1"} if metal else {}),
         "recommended_bytes": device_bytes(),
         "blas": "OpenBLAS" if load_openblas() else own,
         "cached_models": _cached(),
     }
 
 
-def matmul_rate(dtype: mx.Dtype, seconds: float = 1.0) -> float:
-    """FLOP/s of one large matrix product on this device, the best within some seconds."""
-    size = 1024 if mx.default_device() == mx.Device(mx.cpu) else 4096
-    one = mx.random.normal((size, size)).astype(dtype)
-    mx.eval(one, one @ one)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        mx.eval(one @ one)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+def _allocator(gib: float) -> dict[str, int] | str:
+    """Limits that will be set while sampling, training and evaluating."""
+    limits = allocator_limits(gib)
+    if limits is None:
+        return "left alone on a CPU"
+    return {f"{name}_bytes": size for name, size in asdict(limits).items() if size is not None}
 
 
 def _rows(skeleton: Skeleton, config: RunConfig) -> list[TrainingRow]:
@@ -116,6 +116,30 @@ def _seconds(
     return float(work / (SHARE * rate))
 
 
+def _planned(
+    skeleton: Skeleton, config: RunConfig, rows: list[TrainingRow], of: Dimensions
+) -> Plan:
+    """How ``mipo train`` would cut a step, with its predicted peak."""
+    shares = not other_states(skeleton.model)
+    lm = LanguageModel(skeleton.model, None, None, "", "", None)  # type: ignore[arg-type]
+    train = config.train
+    modules = [name.strip() for name in train.lora_modules.split(",") if name.strip()]
+    lora.attach(
+        lm, rank=train.lora_rank, scale=1.0, num_layers=train.lora_layers, seed=0, modules=modules
+    )
+    trained = sum(
+        array.nbytes for array in dict(tree_flatten(lm.model.trainable_parameters())).values()
+    )
+    return choose(
+        steps_of(rows, train.batch_size, config.data.seed),
+        train,
+        of,
+        fixed=skeleton.weights + 5 * trained,
+        limit=limit_bytes(config.generate.memory_limit),
+        paths=Paths(shares=shares),
+    )
+
+
 def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, Any]:
     """Whether a run's model can be trained on a run's contexts here, and how.
 
@@ -143,35 +167,20 @@ def fits(config: RunConfig, *, download: Download | None = None) -> dict[str, An
         ) from error
     rows = _rows(skeleton, config)
     shares = not other_states(skeleton.model)
-    lm = LanguageModel(skeleton.model, None, None, "", "", None)  # type: ignore[arg-type]
-    train = config.train
-    modules = [name.strip() for name in train.lora_modules.split(",") if name.strip()]
-    lora.attach(
-        lm, rank=train.lora_rank, scale=1.0, num_layers=train.lora_layers, seed=0, modules=modules
-    )
-    trained = sum(
-        array.nbytes for array in dict(tree_flatten(lm.model.trainable_parameters())).values()
-    )
-    plan = choose(
-        steps_of(rows, train.batch_size, config.data.seed),
-        train,
-        of,
-        fixed=skeleton.weights + 5 * trained,
-        limit=limit_bytes(config.generate.memory_limit),
-        shares=shares,
-    )
+    plan = _planned(skeleton, config, rows, of)
     lengths = [len(row.encoded.prompt_ids) for row in rows]
     told |= {
         "pairs": len(rows),
         "longest_prompt_tokens": max(lengths),
         "answer_tokens_at_most": config.generate.max_tokens,
         "prefixes_shared": shares,
-        "optimizer_steps": train.epochs * math.ceil(len(rows) / train.batch_size),
+        "optimizer_steps": config.train.epochs * math.ceil(len(rows) / config.train.batch_size),
         "micro_batch_size": plan.micro_batch,
         "prompt_piece": plan.piece,
         "gradient_checkpointing": plan.recompute,
         "predicted_peak_bytes": plan.peak,
         "limit_bytes": plan.limit,
+        "allocator": _allocator(config.generate.memory_limit),
         "fits": plan.fits,
         "minutes": round(_seconds(skeleton, rows, config, plan, shares) / 60, 2),
     }

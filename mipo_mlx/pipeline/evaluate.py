@@ -27,10 +27,11 @@ from mipo_mlx.evaluation.questions import (
 from mipo_mlx.evaluation.study import Study, Subject
 from mipo_mlx.generation.answers import cut_contexts, wrapper_of
 from mipo_mlx.generation.inputs import Inputs, read_inputs
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.models import lora
 from mipo_mlx.models.compiler import uncompiled_on_cpu
-from mipo_mlx.models.load import LanguageModel, load_model
-from mipo_mlx.models.memory import measured
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.models.memory import allocator_within, measured
 from mipo_mlx.reporting.narrative import section
 from mipo_mlx.results import SIDES, EvalResult, Json, Section
 from mipo_mlx.run_dir.journal import AnswerFile
@@ -237,7 +238,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Ev
     studies = prepare_studies(run, config, inputs)
     _groups(inputs, config)  # faults are told before a model is loaded
     seen = _overlap(run, config, inputs)
-    lm = load_model(config.data.model, adapter_path=folder, offline=config.data.offline)
+    lm = open_model(config.data.model, adapter_path=folder, offline=config.data.offline)
     _check_adapter(lm, folder, config)
     for study in studies:
         study.check(lm)
@@ -252,7 +253,7 @@ def evaluate(run: Path, config: RunConfig, on_progress: Progress = silent) -> Ev
         return EvalResult.from_json(json.loads((run / "eval.json").read_text(encoding="utf-8")))
     stats: Json = {}
     keeper = _Keeper(store, key)
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         result, files = _measure(_subject(lm, inputs, config, keeper, on_progress), studies, keeper)
     result = replace(result, overlap=seen, held_out=_held_out(seen, inputs.held_out))
     store.write_json("eval.json", result.to_json())

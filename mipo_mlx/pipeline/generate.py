@@ -10,7 +10,7 @@ from mipo_mlx.data.pairs import pair_row
 from mipo_mlx.generation.contrasts import describe, final_grid, prepare
 from mipo_mlx.generation.pairs import generate as make_pairs
 from mipo_mlx.models.compiler import uncompiled_on_cpu
-from mipo_mlx.models.memory import measured
+from mipo_mlx.models.memory import allocator_within, measured
 from mipo_mlx.run_dir.journal import AnswerFile
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore
@@ -34,7 +34,7 @@ def generate(run: Path, config: RunConfig, on_progress: Progress = silent) -> di
         return {"unchanged": True, **store.stats("generate")}
     stats: dict[str, Any] = {}
     answers = AnswerFile(store, key, to_toml(config))
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         made = make_pairs(
             work.lm,
             final_grid(work, config, on_progress, answers),

@@ -19,8 +19,9 @@ from mipo_mlx.data.grid import Cell, Grid
 from mipo_mlx.generation.answers import asks, encode
 from mipo_mlx.generation.contrasts import Prepared, describe, prepare
 from mipo_mlx.generation.pairs import generate
+from mipo_mlx.inference.prefill import Tally
 from mipo_mlx.inference.prefix_tree import distinct_prefix_tokens
-from mipo_mlx.inference.prompt_cache import hold_in_chunks
+from mipo_mlx.inference.sampling import prefill_of
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import limit_bytes
@@ -68,11 +69,10 @@ def pilot(config: RunConfig, count: int, on_progress: Progress) -> dict[str, Any
     return {**summary, "seconds": round(seconds, 2)}
 
 
-def _bytes_per_token(lm: LanguageModel) -> int:
-    """Keys and values of one token."""
-    length = 16
-    held = hold_in_chunks(lm.model, [tuple(range(length))], length)
-    return sum(array.nbytes for cache in held.caches for array in cache.state) // length
+def _bytes_of_row(lm: LanguageModel, tokens: int) -> int:
+    """Keys and values of so many tokens, and states, or what the model keeps instead."""
+    prompt = tuple(range(17))
+    return int(prefill_of(lm, [prompt], [""], Tally()).bytes_of_row(0, tokens))
 
 
 @uncompiled_on_cpu()
@@ -100,7 +100,7 @@ def dry_run(config: RunConfig, on_progress: Progress) -> dict[str, Any]:
         },
         "response_tokens_at_most": len(wanted) * config.generate.max_tokens,
         "weights_bytes": weights,
-        "keys_and_values_bytes": _bytes_per_token(work.lm) * longest,
+        "keys_and_values_bytes": _bytes_of_row(work.lm, longest),
         "limit_bytes": limit_bytes(config.generate.memory_limit),
         "peak_memory_bytes": mx.get_peak_memory(),
         "minutes": round(seconds * len(wanted) / max(1, answers) / 60, 2),

@@ -21,16 +21,17 @@ from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError
+from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import chat_template, lora
 from mipo_mlx.models.architecture import total_parameters
 from mipo_mlx.models.compiler import uncompiled_on_cpu
-from mipo_mlx.models.load import LanguageModel, load_model
-from mipo_mlx.models.memory import limit_bytes, measured
+from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.models.memory import allocator_within, limit_bytes, measured
 from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
+from mipo_mlx.training import compat_check
 from mipo_mlx.training.collate import TrainingRow
-from mipo_mlx.training.compat_check import probe
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
@@ -88,10 +89,17 @@ def _read(lm: LanguageModel, run: Path, config: RunConfig, path: Path) -> list[P
     return pairs
 
 
-def _rows(
-    lm: LanguageModel, pairs: Sequence[PreferencePair], config: RunConfig, path: Path
+def training_rows(
+    lm: LanguageModel,
+    pairs: Sequence[PreferencePair],
+    config: RunConfig,
+    path: Path,
+    crossed: bool,
 ) -> list[TrainingRow]:
-    """Token ids and reference log-probs of pairs, checked against the model's window."""
+    """Token ids and reference log-probs of pairs, checked against the model's window.
+
+    ``crossed`` is that of the objective; ``path`` is named in errors.
+    """
     known: dict[str, tuple[int, ...]] = {}
     prompts: dict[tuple[str, str], tuple[int, ...]] = {}
     rows = []
@@ -106,7 +114,7 @@ def _rows(
         prompt = known[json.dumps([dict(message) for message in pair.messages])]
         sides = (pair.chosen.token_ids, pair.rejected.token_ids)
         other: tuple[int, ...] = ()
-        if objective_of(config.train).crossed:
+        if crossed:
             other = prompts.get(
                 (pair.negative_context_id, pair.negative_prompt_id or pair.prompt_id), ()
             )
@@ -147,7 +155,7 @@ def with_rate(lm: LanguageModel, config: TrainConfig) -> TrainConfig:
     return replace(config, learning_rate=rate)
 
 
-def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
+def attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
     if config.adapter_path:
         return lora.go_on(lm, Path(config.adapter_path))
     scale = config.lora_scale / config.lora_rank**0.5 if config.rslora else config.lora_scale
@@ -162,19 +170,7 @@ def _attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
     )
 
 
-def _probed(
-    lm: LanguageModel, pairs: Sequence[PreferencePair], thinking: bool
-) -> list[PreferencePair]:
-    """Pairs with token ids, the model tried out on the first of them."""
-    pairs = [with_ids(lm, pair, thinking) for pair in pairs]
-    prompt = chat_template.prompt_ids(lm.tokenizer, pairs[0].messages, enable_thinking=thinking)
-    line = probe(lm, prompt, (pairs[0].chosen.token_ids, pairs[0].rejected.token_ids))
-    if line:
-        log.warning(line)
-    return pairs
-
-
-def _referred(
+def referred(
     lm: LanguageModel, pairs: list[PreferencePair], config: RunConfig, on_progress: Progress
 ) -> list[PreferencePair]:
     """Pairs with the reference's log-probs: of the base, or of the adapter that is gone on from."""
@@ -214,12 +210,26 @@ def _planned(
         of,
         fixed=weights + 4 * trained,  # its gradient, the sum of gradients, two moments
         limit=limit_bytes(config.generate.memory_limit),
-        shares=lm.shares,
-        splits=lm.splits,
+        paths=lm.paths,
     )
     if ranks.rank == 0:
         (log.info if plan.fits else log.warning)("%s", plan)
     return plan
+
+
+def proven(
+    lm: LanguageModel,
+    rows: Sequence[TrainingRow],
+    config: RunConfig,
+    ranks: Ranks,
+    shape: lora.Shape,
+) -> Plan:
+    """A plan whose gradient is that of the model's plain forward pass."""
+    while True:
+        plan = _planned(lm, rows, config, ranks)
+        arranged = objective_of(config.train).arrange(rows)
+        if compat_check.check(lm, arranged, config.train, plan, asdict(shape)):
+            return plan
 
 
 def _saved(store: RunStore, key: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
@@ -343,7 +353,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
     """
     unwanted = held_facts(config.train)
     start = Path(config.train.adapter_path) if config.train.adapter_path else None
-    lm = load_model(config.data.model, adapter_path=start, offline=config.data.offline)
+    lm = open_model(config.data.model, adapter_path=start, offline=config.data.offline)
     config = replace(config, train=with_rate(lm, config.train))
     path = Path(config.train.pairs) if config.train.pairs else run / "pairs.jsonl"
     pairs = _read(lm, run, config, path)
@@ -358,11 +368,14 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
             "copy the run directory to all of them and give the same command",
         )
     pairs, told = withhold(pairs, unwanted, config.train.hold_facts)
-    shape = _attach(lm, config.train, config.data.seed)
-    pairs = _probed(lm, pairs, config.generate.enable_thinking)
-    pairs = _referred(lm, pairs, config, on_progress)
-    rows, held = _parts(pairs, _rows(lm, pairs, config, path), config.train, config.data.seed)
-    plan = _planned(lm, rows, config, ranks)
+    shape = attach(lm, config.train, config.data.seed)
+    pairs = [with_ids(lm, pair, config.generate.enable_thinking) for pair in pairs]
+    with allocator_within(config.generate.memory_limit):
+        pairs = referred(lm, pairs, config, on_progress)
+    crossed = objective_of(config.train).crossed
+    rows = training_rows(lm, pairs, config, path, crossed)
+    rows, held = _parts(pairs, rows, config.train, config.data.seed)
+    plan = proven(lm, rows, config, ranks, shape)
     trainer = Trainer(
         lm, rows, config.train, seed=config.data.seed, validation=held, plan=plan, ranks=ranks
     )
@@ -374,7 +387,7 @@ def train(run: Path, config: RunConfig, on_progress: Progress = silent) -> dict[
         "plan": [plan.micro_batch, plan.recompute, plan.logits, plan.piece],
         "ranks": ranks.size,
     }
-    with measured(stats):
+    with allocator_within(config.generate.memory_limit), measured(stats):
         if ranks.rank == 0:
             store.write_text("config.toml", to_toml(config))
         metrics = _run(store, state, trainer, config.train, on_progress)

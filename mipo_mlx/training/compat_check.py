@@ -1,14 +1,16 @@
-"""Whether a model gives the same numbers run our way as run plainly, tried before it is trained.
+"""Whether the gradient that a plan takes is that of the model's plain ``__call__``.
 
-Prompts forwarded once for all that follows them, and a head run apart from its blocks, rest on what
-a model's code is like: keys and values as the only state, positions from the cache, a backbone of a
-known name. Here a short batch is run both ways, log-probs and gradients compared; what differs is
-given up for this model.
+Checkpointed blocks, prompts in pieces and compiled steps each rest on what a model's code is like.
+A wrong gradient comes with a right loss, so nothing else would tell. Two short pairs are taken by
+the plan that training will follow, and plainly; what cannot be is given up for this model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
 from typing import Any
 
 import mlx.core as mx
@@ -16,115 +18,206 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mipo_mlx.core.logprobs import token_logprobs
+from mipo_mlx.config import TrainConfig
+from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.errors import ModelError
-from mipo_mlx.inference import lm_head
-from mipo_mlx.inference.prefix_tree import Row, alone, plant
-from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import LanguageModel
-from mipo_mlx.training.gradients import loss_gradient
+from mipo_mlx.inference import lm_head, path_cache, ways
+from mipo_mlx.inference.compat_check import PASSING, from_record, tell, told
+from mipo_mlx.inference.prefix_tree import Row, shared_length
+from mipo_mlx.inference.yardstick import Yardstick, described, refused
+from mipo_mlx.models.load import LanguageModel, Paths
+from mipo_mlx.training.collate import TrainingRow, collate, nodes
+from mipo_mlx.training.distributed import Ranks
+from mipo_mlx.training.memory_plan import Plan
+from mipo_mlx.training.objectives import Scores, losses, objective_of
+from mipo_mlx.training.step import Gradients
 
-STEM, REST, ANSWER = 12, 6, 8  # most tokens of the parts of a short batch
-EXACT, ROUGH = 1e-3, 0.1  # relative differences that pass: fp32, half precision
-WAYS = ((True, True), (True, False), (False, True), (False, False))  # shares, splits
-
-Found = tuple[mx.array, dict[str, mx.array]]  # log-probs, gradients by name
-
-
-def short(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Row]:
-    """Two prompts with a stem in common and two answers each, of unlike lengths, from one pair."""
-    stem = tuple(prompt[:STEM])
-    rests = tuple(prompt[STEM : STEM + REST]), tuple(prompt[-1:])
-    one, other = (tuple(ids[:ANSWER]) for ids in (answers[0], answers[-1]))
-    return [Row((*stem, *rest, prompt[-1]), (one, other[:-1] or other), "probe") for rest in rests]
+STEM, REST, ANSWER = 10, 4, 6  # most tokens of the parts of a short pair
+PIECE = 6  # tokens of a prompt at once, where the plan has pieces
+FEW_LOGITS = 7  # tokens whose logits are made at once, where the plan has them in chunks
+ORDER = ("compiles", "checkpoints", "pieces", "splits", "shares")  # what is given up first
 
 
-def _told(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-    weights = 1.0 + mx.arange(logps.size) / logps.size  # every answer counts, none like another
-    return (weights * logps).sum(), {"logps": logps}
+def short_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """Two rows of one context, their answers of unlike lengths, from a first row.
+
+    Answers are cut from where they part, or their gradients would cancel.
+    """
+    encoded = rows[0].encoded
+    prompt, stem = encoded.prompt_ids, encoded.prompt_ids[:STEM]
+    other = rows[0].other_prompt_ids[: STEM - 2]
+    common = shared_length(encoded.responses[0], encoded.responses[1])
+    tails = [ids[common:] or ids[-1:] for ids in encoded.responses]
+    if tails[0] == tails[1]:  # one answer is the other and its last token once more
+        tails[0] = (*tails[0], prompt[0])
+    made = []
+    for number, rest in enumerate((prompt[STEM : STEM + REST], prompt[-2:-1])):
+        answers = tuple(ids[: ANSWER - 2 * number - (ids is tails[0])] for ids in tails)
+        pair = EncodedPair(f"check {number}", (*stem, *rest, prompt[-1]), answers, "check")
+        made.append(TrainingRow(pair, (0.0,) * len(answers), other))
+    return made
 
 
-def _plainly(lm: LanguageModel, rows: Sequence[Row]) -> Found:
-    """By the model's own ``__call__`` alone, a sequence at a time."""
+def _sums(model: Any, known: Sequence[Row]) -> mx.array:
+    """Summed log-probs of every answer by the model's own ``__call__`` [r]."""
+    return mx.stack([values.sum() for values in ways.lazily(model, known)])
 
-    def loss(model: Any) -> tuple[mx.array, dict[str, mx.array]]:
-        found = []
+
+def _flat(grads: Any) -> list[np.ndarray]:
+    """Arrays of a gradient, in the order of their names."""
+    named = dict(tree_flatten(grads))
+    return [np.array(named[name].astype(mx.float32)) for name in sorted(named)]
+
+
+class _Trial:
+    """Short pairs whose gradient is taken in several ways."""
+
+    def __init__(self, lm: LanguageModel, rows: Sequence[TrainingRow], config: TrainConfig) -> None:
+        self.lm, self.config = lm, config
+        try:
+            self.rows = self._at_start(short_rows(rows))
+        except Exception as error:  # whatever a model's own code comes up with
+            raise refused(lm.name, "log-probs", error) from error
+        self.yardstick = Yardstick(lm.name, lm.model, self.plain, "gradients")
+        self.passing = False
+
+    def _at_start(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """The model is its own reference, so that no loss is saturated."""
+        made = []
         for row in rows:
-            for answer in row.responses:
-                logits = model(mx.array([[*row.prompt_ids, *answer[:-1]]]))
-                wanted = mx.array([list(answer)])
-                found.append(token_logprobs(logits[:, len(row.prompt_ids) - 1 :], wanted).sum())
-        return _told(mx.stack(found))
+            node = Row(row.encoded.prompt_ids, row.encoded.responses)
+            values = np.array(_sums(self.lm.model, [node])).tolist()
+            made.append(replace(row, reference=tuple(values)))
+        return made
 
-    (_, told), grads = nn.value_and_grad(lm.model, loss)(lm.model)
-    return told["logps"], dict(tree_flatten(grads))
+    def plain(self) -> list[np.ndarray]:
+        """Of the mean loss, by the model's own ``__call__`` alone."""
+        objective = objective_of(self.config)
+        batch = collate(self.rows, crossed=objective.crossed, shares=False)
+        known = nodes(self.rows, objective.crossed)
 
+        def loss(model: Any) -> mx.array:
+            scores = Scores.of(batch, _sums(model, known))
+            return losses(objective, scores, self.config.nll_weight)[0].mean()
 
-def _our_way(lm: LanguageModel, rows: Sequence[Row], shares: bool, splits: bool) -> Found:
-    forest = plant(rows) if shares else alone(rows)
-    budget = lm_head.BUDGET if splits else 0
-    told, grads = loss_gradient(lm.model, forest, _told, budget=budget, recompute=False)
-    return told["logps"], dict(tree_flatten(grads))
+        return _flat(nn.value_and_grad(self.lm.model, loss)(self.lm.model)[1])
 
-
-def _apart(one: Found, other: Found) -> float:
-    """The larger of both relative distances, of log-probs and of gradients."""
-    found = []
-    for mine, theirs in (({"": one[0]}, {"": other[0]}), (one[1], other[1])):
-        gap = sum(
-            float(((mine[name] - theirs[name]).astype(mx.float32) ** 2).sum()) for name in theirs
+    def planned(self, paths: Paths, plan: Plan) -> list[np.ndarray]:
+        """As training takes it by a plan, on these paths."""
+        pieces = plan.piece and paths.pieces and paths.shares
+        cut = Plan(
+            1 if pieces else len(self.rows),
+            plan.recompute and paths.checkpoints,
+            self._few_logits() if plan.logits and paths.splits else 0,
+            piece=PIECE if pieces else 0,
         )
-        size = sum(float((theirs[name].astype(mx.float32) ** 2).sum()) for name in theirs)
-        found.append((gap / size) ** 0.5 if size else gap)
-    return float(np.max(found))  # NaN stays NaN
+        config = replace(self.config, compile=self.config.compile and paths.compiles)
+        lm = replace(self.lm, paths=paths)
+        return _flat(Gradients(lm, config, cut, Ranks(alone=True))(self.rows)[1])
+
+    def _few_logits(self) -> int:
+        """A budget that cuts the logits of these rows into chunks, bytes."""
+        vocabulary: int = self.lm.model(mx.array([[0]])).shape[-1]
+        budget = 1024
+        while lm_head.chunk_rows(vocabulary, budget) < FEW_LOGITS:
+            budget *= 2
+        return budget
+
+    def fault(self, paths: Paths, plan: Plan) -> str:
+        """Why a plan may not be followed on these paths, "" if it may."""
+        try:
+            return self.yardstick.fault(lambda: self.planned(paths, plan))
+        except ModelError as error:
+            return error.message.rstrip(".")
+        except Exception as error:  # a model of another make: its code may raise anything
+            self.passing |= isinstance(error, PASSING) and not isinstance(
+                error, NotImplementedError
+            )
+            return f"its code fails so: {described(error)}"
 
 
-def probe(lm: LanguageModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> str:
-    """Set ``lm.shares`` and ``lm.splits`` to what holds for this model.
+def _used(paths: Paths, plan: Plan, config: TrainConfig) -> list[str]:
+    """What a plan makes use of, in the order in which it would be given up."""
+    uses = {
+        "compiles": config.compile and not lm_head.on_cpu(),
+        "checkpoints": plan.recompute,
+        "pieces": plan.piece > 0 and paths.shares,
+        "splits": plan.logits > 0,
+        "shares": True,
+    }
+    return [name for name in ORDER if uses[name] and getattr(paths, name)]
 
-    Args:
-        lm: with an adapter attached.
-        prompt, answers: token ids of a pair.
+
+def _fewer(paths: Paths, used: Sequence[str]) -> Iterator[tuple[Paths, tuple[str, ...]]]:
+    """Paths with ever more of what is used given up."""
+    for count in range(len(used) + 1):
+        for names in combinations(used, count):
+            dropped: dict[str, Any] = dict.fromkeys(names, False)
+            yield replace(paths, **dropped), names
+
+
+def find_paths(
+    lm: LanguageModel, rows: Sequence[TrainingRow], config: TrainConfig, plan: Plan
+) -> tuple[Paths, bool]:
+    """Paths on which a plan takes the plain gradient; as few as can be are given up.
 
     Returns:
-        What was given up and why, in one line; "" for nothing.
+        The paths, with reasons, and whether they hold another time.
 
     Raises:
-        ModelError: the model's own numbers are not finite.
+        ModelError: there are none, or the plain gradient cannot be had.
     """
-    rows = short(prompt, answers)
     was_training = lm.model.training
     lm.model.train()
     try:
-        plainly = _plainly(lm, rows)
-        values = [plainly[0], *plainly[1].values()]
-        mx.eval(values)
-        if not all(np.isfinite(np.array(value.astype(mx.float32))).all() for value in values):
-            raise ModelError(
-                f"{lm.name}: log-probs or gradients of a first pair are not finite.",
-                "try the model with 'mlx_lm.generate'; half precision may be too narrow for it",
-            )
-        most = EXACT if all(value.dtype == mx.float32 for value in values[1:]) else ROUGH
-        why = ", ".join(sorted(other_states(lm.model)))
-        why = why and f"layers keep {why}"
-        for shares, splits in WAYS:
-            if shares and other_states(lm.model):
-                continue
-            try:
-                gap = _apart(_our_way(lm, rows, shares, splits), plainly)
-            except (AttributeError, TypeError, ValueError) as error:  # a model of another make
-                why = why or f"{type(error).__name__} in its code"
-                continue
-            if gap <= most:
-                lm.shares, lm.splits = shares, splits
-                return _given_up(lm, why)
-            why = why or f"numbers differ by {gap:.1g}"
+        trial = _Trial(lm, rows, config)
+        first = ""
+        for paths, dropped in _fewer(lm.paths, _used(lm.paths, plan, config)):
+            why = trial.fault(paths, plan)
+            if not why:
+                reasons = (*lm.paths.reasons, *((name, first) for name in dropped))
+                return replace(paths, reasons=reasons), not trial.passing
+            first = first or why
+        if not trial.yardstick.steady():
+            why = "its plain gradient is another each time"
     finally:
         lm.model.train(was_training)
-    raise ModelError(f"{lm.name}: the same batch gives other numbers each time.", "is it random?")
+    raise ModelError(
+        f"{lm.name}: its gradients are not those of its plain forward pass: {why}.",
+        "tried with and without shared prompts, checkpointing and the head apart; "
+        "this model cannot be trained here",
+    )
 
 
-def _given_up(lm: LanguageModel, why: str) -> str:
-    parts = [] if lm.shares else ["every answer is forwarded with its whole prompt"]
-    parts += [] if lm.splits else ["logits of all positions are held at once"]
-    return f"{lm.name}: {' and '.join(parts)} ({why})" if parts else ""
+def check(
+    lm: LanguageModel,
+    rows: Sequence[TrainingRow],
+    config: TrainConfig,
+    plan: Plan,
+    adapter: dict[str, Any],
+) -> bool:
+    """Set ``lm.paths`` to what gives right gradients by a plan; whether they are as they were.
+
+    Args:
+        lm: with an adapter attached.
+        rows: to train on.
+        config: of training.
+        plan: that training would follow.
+        adapter: what the adapter is made of.
+
+    Raises:
+        ModelError: the model cannot be trained.
+    """
+    before = lm.paths
+    used = [*_used(before, plan, config), config.loss, adapter]
+    about = {"model": lm.fingerprint, "check": "training", "by": json.dumps([used, asdict(before)])}
+    known = path_cache.recall(about) if lm.fingerprint else None
+    try:
+        lm.paths = from_record(known or {})
+    except (KeyError, TypeError, ValueError):
+        lm.paths, lasting = find_paths(lm, rows, config, plan)
+        if lm.fingerprint and lasting:
+            path_cache.remember(about, asdict(lm.paths))
+    if lm.paths != before:
+        tell(told(lm))
+    return lm.paths == before

@@ -21,10 +21,14 @@ LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # what launchers le
 
 
 class Ranks:
-    """The processes of one training, this one among them."""
+    """The processes of one training, this one among them.
 
-    def __init__(self) -> None:
-        launched = any(name in os.environ for name in LAUNCHED)
+    Args:
+        alone: leave the others out.
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
+        launched = not alone and any(name in os.environ for name in LAUNCHED)
         self.group = mx.distributed.init() if launched else None
         self.rank = self.group.rank() if self.group else 0
         self.size = self.group.size() if self.group else 1

@@ -20,13 +20,13 @@ from mlx.utils import tree_map
 
 from mipo_mlx.data.batches import pad_right
 from mipo_mlx.inference.checkpointing import recomputed
-from mipo_mlx.inference.kv_cache import new_caches, primed
+from mipo_mlx.inference.layer_caches import arrays, growing, new_caches, newest, primed
 from mipo_mlx.inference.prefix_tree import Forest, sequence_logprobs
-from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of, unpadded
+from mipo_mlx.inference.prompt_cache import Held, fill, lengths_of, real_within, unpadded
 
 # log-probs of responses [r] -> the loss, and whatever else is wanted of them
 Loss = Callable[[mx.array], tuple[mx.array, dict[str, mx.array]]]
-Keys = list[mx.array]  # keys and values [s, heads, columns, d] of each layer in turn
+Keys = list[mx.array]  # keys and values [s, heads, columns, d], or states [s, ...], by layer
 
 
 @dataclass
@@ -38,8 +38,10 @@ class Trunk:
         lengths: real ones of each [s].
         even: none has padding.
         piece: columns forwarded at once.
-        keys: keys and values of all columns, not in any graph.
-        slopes: of the loss to these, so far.
+        keys: keys and values of all columns and states after the last, not in any graph.
+        grows: which of ``keys`` have columns; the others are states.
+        states: those at the start of each piece but the first.
+        slopes: of the loss to ``keys``, so far.
     """
 
     tokens: mx.array
@@ -47,11 +49,23 @@ class Trunk:
     even: bool
     piece: int
     keys: Keys = field(default_factory=list)
+    grows: list[bool] = field(default_factory=list)
+    states: dict[int, Keys] = field(default_factory=dict)
     slopes: Keys = field(default_factory=list)
 
     @property
     def starts(self) -> range:
         return range(0, self.tokens.shape[1], self.piece)
+
+    def before(self, start: int) -> Keys:
+        """What is held where a piece starts; nothing at the start of all."""
+        if not start:
+            return []
+        states = iter(self.states[start])
+        return [
+            array[..., :start, :] if grows else next(states)
+            for array, grows in zip(self.keys, self.grows, strict=True)
+        ]
 
 
 def _with_parameters(
@@ -113,9 +127,14 @@ def forward_trunk(model: nn.Module, stems: Sequence[tuple[int, ...]], at_once: i
     trunk = Trunk(tokens, lengths_of(stems), unpadded(stems), piece)
     caches = new_caches(model)
     for start in trunk.starts:
-        fill(model, tokens[:, start : start + piece], caches)
-        mx.eval([cache.state for cache in caches])
-    trunk.keys = [array for cache in caches for array in cache.state]
+        if start:
+            both = zip(arrays(caches), growing(caches), strict=True)
+            trunk.states[start] = [array for array, grows in both if not grows]
+        now = tokens[:, start : start + piece]
+        real = real_within(trunk.lengths, start, now.shape[1])
+        fill(model, now, caches, real, even=trunk.even)
+        mx.eval(arrays(caches))
+    trunk.keys, trunk.grows = arrays(caches), growing(caches)
     trunk.slopes = [mx.zeros(array.shape) for array in trunk.keys]
     return trunk
 
@@ -127,24 +146,28 @@ def trunk_gradient(model: nn.Module, trunk: Trunk, *, recompute: bool) -> Any:
     for start in reversed(trunk.starts):
         tokens = trunk.tokens[:, start : start + trunk.piece]
         stop = start + tokens.shape[1]
-        wanted = [each[..., start:stop, :] for each in slopes]
+        wanted = [
+            each[..., start:stop, :] if grows else each
+            for each, grows in zip(slopes, trunk.grows, strict=True)
+        ]
 
         def weighed(
             past: Keys, tokens: mx.array = tokens, wanted: Keys = wanted, start: int = start
         ) -> tuple[mx.array, None]:
-            caches = primed(new_caches(model, segmented=recompute), past) if start else None
-            caches = caches or new_caches(model, segmented=recompute)
+            caches = new_caches(model, segmented=recompute)
+            if start:
+                primed(caches, past)
+            real = real_within(trunk.lengths, start, tokens.shape[1])
             with recomputed(model, recompute):
-                fill(model, tokens, caches)
-            made = [array for cache in caches for array in cache.state[-2:]]
-            new = [array[..., -tokens.shape[1] :, :] for array in made]
-            pairs = zip(new, wanted, strict=True)
+                fill(model, tokens, caches, real, even=trunk.even)
+            pairs = zip(newest(caches, start), wanted, strict=True)
             return mx.stack([(a.astype(mx.float32) * s).sum() for a, s in pairs]).sum(), None
 
-        past = [array[..., :start, :] for array in trunk.keys] if start else []
-        _, (grads, back) = _with_parameters(model, weighed, past)
+        _, (grads, back) = _with_parameters(model, weighed, trunk.before(start))
         total = grads if total is None else tree_map(mx.add, total, grads)
-        slopes = [s[..., :start, :] + b for s, b in zip(slopes, back, strict=True)] if start else []
+        if start:
+            each = zip(slopes, back, trunk.grows, strict=True)
+            slopes = [s[..., :start, :] + b if grows else b for s, b, grows in each]
         mx.eval(total, slopes)
     trunk.slopes = []
     return total

@@ -4,21 +4,30 @@ A step keeps what the backward pass reads: of each block the activations of ever
 attention's shares and the keys and values of every row; with checkpointing only what enters a
 block. On top come, whichever is larger, one chunk of logits or one block's work in the backward
 pass. The coefficients were fitted to MLX's own count of bytes (``benchmarks/memory.py --fit``) on
-a CPU, where attention keeps its shares; fused attention on a GPU keeps less, so there this is an
-upper estimate.
+a CPU, for fp32 and for half precision apart: adapters compute in fp32 whatever the model does.
+
+Attention on a CPU keeps its shares. On a GPU it is fused where no mask or a causal one is given and
+keeps none; whether MLX's gradient kernel allocates anything of that size has not been seen on one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import mlx.core as mx
 
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Row, stems_of
 from mipo_mlx.inference.prompt_cache import CAUSAL_PIECE
+from mipo_mlx.models.architecture import recurrent_elements
+from mipo_mlx.training.compile import rounded
 
-HALF = ("float16", "bfloat16")
+HALF_DTYPES = ("float16", "bfloat16")
+# copies of each token's state that a gradient keeps: counted 3.3 for delta rules with decay, 1.8
+# and 1.5 for Mamba 1 and RWKV-7, on states of 32,768 and 16,384 elements and 32 to 256 tokens
+STATES = 3.3
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Dimensions:
         hidden, layers, heads, kv_heads, head_dim, vocabulary: as in ``config.json``.
         intermediate: width of the gate of a token, all of its experts together.
         itemsize: bytes of an activation.
+        recurrent: fp32 elements of the states of one token, of a layer on average, that are made
+            token by token.
     """
 
     hidden: int
@@ -39,6 +50,7 @@ class Dimensions:
     intermediate: int
     vocabulary: int
     itemsize: int = 4
+    recurrent: float = 0.0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Dimensions:
@@ -60,7 +72,8 @@ class Dimensions:
         wide = max(wide) if isinstance(wide, Sequence) else wide
         if experts and first("moe_intermediate_size"):
             wide = experts * int(first("moe_intermediate_size"))
-        half = first("torch_dtype", "dtype") in HALF
+        dtype = first("torch_dtype", "dtype")
+        half = dtype in HALF_DTYPES or (dtype is None and "quantization" in known)
         return cls(
             hidden=hidden,
             layers=int(first("num_hidden_layers", "n_layer")),
@@ -70,16 +83,21 @@ class Dimensions:
             intermediate=int(wide),
             vocabulary=int(known["vocab_size"]),
             itemsize=2 if half else 4,
+            recurrent=recurrent_elements(known),
         )
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Tokens that go through the blocks together: rows of ``queries`` that see ``keys`` columns."""
+    """Tokens that go through the blocks together: rows of ``queries`` that see ``keys`` columns.
+
+    ``causal`` says that attention is told so, and given no array as its mask.
+    """
 
     rows: int
     queries: int
     keys: int
+    causal: bool = False
 
     @property
     def tokens(self) -> int:
@@ -94,36 +112,49 @@ class Geometry:
     answers: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row], *, shares: bool = True, recompute: bool = False) -> Geometry:
+    def of(cls, rows: Sequence[Row], *, shares: bool = True) -> Geometry:
         """Of the forest that ``plant`` makes of rows, or ``alone`` where nothing is shared."""
         answers = sum(len(ids) for row in rows for ids in row.responses)
+        size = _width(compiled=True)
         if not shares:
             widths = [len(row.prompt_ids) + len(ids) - 1 for row in rows for ids in row.responses]
-            return cls((Pass(len(widths), max(widths), max(widths)),), answers)
+            most = size(max(widths))
+            return cls((Pass(len(widths), most, most, causal=True),), answers)
         stems, owner = stems_of([row.prompt_ids for row in rows], [row.group for row in rows])
-        stem = max(map(len, stems))
-        step = max(1, stem)
-        if lm_head.on_cpu():
-            step = CAUSAL_PIECE
+        stem = size(max(map(len, stems)))
+        step = CAUSAL_PIECE if lm_head.on_cpu() else max(1, stem)
         passes = [
-            Pass(len(stems), min(step, stem - start), min(stem, start + step))
+            Pass(len(stems), min(step, stem - start), min(stem, start + step), causal=True)
             for start in range(0, stem, step)
         ]
-        after = cls.after(rows, [len(stems[mine]) for mine in owner])
+        after = cls.after(rows, [len(stems[mine]) for mine in owner], compiled=True)
         return cls((*passes, *after.passes), answers)
 
     @classmethod
-    def after(cls, rows: Sequence[Row], stems: Sequence[int]) -> Geometry:
-        """Of what follows stems of these lengths, one a row, that are forwarded already."""
-        stem = max(stems)
-        branch = max(
-            len(row.prompt_ids) - 1 - length for row, length in zip(rows, stems, strict=True)
-        )
-        width = max(len(ids) for row in rows for ids in row.responses)
-        passes = [Pass(len(rows), branch, stem + branch)] if branch else []
+    def after(
+        cls, rows: Sequence[Row], stems: Sequence[int], *, compiled: bool = False
+    ) -> Geometry:
+        """Of what follows stems of these lengths, one a row, that are forwarded already.
+
+        ``compiled`` is that the step may be compiled: widths are rounded up on a GPU then, and
+        nothing is known to have no padding, so that masks are arrays.
+        """
+        size = _width(compiled)
+        rests = [len(row.prompt_ids) - length for row, length in zip(rows, stems, strict=True)]
+        even = not compiled and len(set(stems)) == 1
+        stem = size(max(stems))
+        branch = size(max(rests) - 1)
+        width = size(max(len(ids) for row in rows for ids in row.responses))
+        passes = [Pass(len(rows), branch, stem + branch, even)] if branch else []
+        even = even and len(set(rests)) == 1
         count = sum(len(row.responses) for row in rows)
         answers = sum(len(ids) for row in rows for ids in row.responses)
-        return cls((*passes, Pass(count, width, stem + branch + width)), answers)
+        return cls((*passes, Pass(count, width, stem + branch + width, even)), answers)
+
+
+def _width(compiled: bool) -> Callable[[int], int]:
+    """What becomes of the width of a padded array, on the way to a step."""
+    return rounded if compiled and not lm_head.on_cpu() else int
 
 
 @dataclass(frozen=True)
@@ -144,7 +175,7 @@ class Bunch:
     def of(cls, stems: Sequence[int], columns: int, parts: Sequence[Geometry]) -> Bunch:
         """Of stems of these lengths, this many columns forwarded at once."""
         longest = max(stems)
-        piece = Pass(len(stems), min(columns, longest), longest)
+        piece = Pass(len(stems), min(columns, longest), longest, causal=True)
         return cls(len(stems) * longest, piece, tuple(parts))
 
 
@@ -157,7 +188,7 @@ class Coefficients:
     its attention's shares and of keys spread over heads. ``again_`` likewise when it is
     checkpointed; ``again`` is what all passes of one block keep meanwhile. ``eager_``: kept of a
     block where hidden states are evaluated before the backward graph is built. ``logit``: of the
-    copies of a chunk's logits.
+    copies of a chunk's logits. The defaults are of fp32.
     """
 
     hidden: float = 3.53
@@ -179,6 +210,31 @@ class Coefficients:
     logit: float = 0.51
 
 
+FULL = Coefficients()
+HALF = Coefficients(
+    hidden=6.28,
+    heads=3.34,
+    gate=8.19,
+    shares=1.49,
+    keys=1.22,
+    token=1.21,
+    score=1.83,
+    head=0.08,
+    state=2.02,
+    held=3.1,
+    again_token=1.17,
+    again_score=1.72,
+    again=1.57,
+    logit=0.57,
+)  # in units of 2 bytes
+
+
+def fuses(head_dim: int) -> bool:
+    """Whether causal attention keeps no scores for its gradient here: MLX 0.32.4 on a GPU."""
+    on_gpu = mx.default_device() != mx.Device(mx.cpu)
+    return on_gpu and 64 <= head_dim <= 256
+
+
 @dataclass(frozen=True)
 class _Sizes:
     """Elements that one block keeps of a pass, by a model's dimensions and coefficients."""
@@ -189,9 +245,12 @@ class _Sizes:
     def token(self, one: Pass) -> float:
         of, by = self.of, self.by
         width = by.hidden * of.hidden + by.heads * of.heads * of.head_dim
-        return one.tokens * (width + by.gate * of.intermediate)
+        states = STATES * of.recurrent * 4 / of.itemsize
+        return one.tokens * (width + by.gate * of.intermediate + states)
 
     def scores(self, one: Pass) -> float:
+        if one.causal and fuses(self.of.head_dim):
+            return 0.0
         return one.tokens * one.keys * self.of.heads
 
     def pairs(self, one: Pass) -> float:
@@ -255,7 +314,7 @@ def step_bytes(
         recompute: blocks are checkpointed.
         by: in place of the fitted ones.
     """
-    by = by or Coefficients()
+    by = by or (FULL if of.itemsize == 4 else HALF)
     if isinstance(geometry, Bunch):
         return _bunch_bytes(geometry, of, budget, recompute, by)
     sizes, passes = _Sizes(of, by), geometry.passes
@@ -280,7 +339,23 @@ def _bunch_bytes(
 ) -> int:
     """Of prompts' keys and values, and one pass at a time."""
     held = bunch.tokens * of.layers * 2 * of.kv_heads * of.head_dim
-    nothing = Pass(0, 0, 0)  # a piece is no pass of responses
-    passes = [*bunch.parts, Geometry((bunch.piece, nothing), 0)]
-    most = max(step_bytes(one, of, budget=budget, recompute=recompute, by=by) for one in passes)
+    piece = Geometry((bunch.piece, Pass(0, 0, 0)), 0)  # no pass of responses, and no head
+    most = max(
+        step_bytes(one, of, budget=0 if one is piece else budget, recompute=recompute, by=by)
+        for one in (*bunch.parts, piece)
+    )
     return held * (of.itemsize + 2 * 4) + most  # and the slopes to them, one more as they are added
+
+
+def plain_bytes(rows: int, width: int, answer: int, of: Dimensions) -> int:
+    """Peak bytes of the plain step: full rows at once, logits of all positions, nothing shared.
+
+    Args:
+        rows: answers, each behind a prompt of its own.
+        width: tokens of a row.
+        answer: tokens of each answer, whose log-probs are taken.
+        of: the model's dimensions.
+    """
+    geometry = Geometry((Pass(rows, width, width, causal=True),), rows * answer)
+    logits = 2 * of.itemsize * rows * width * of.vocabulary  # and the gradient to them
+    return step_bytes(geometry, of, budget=0, recompute=False) + logits

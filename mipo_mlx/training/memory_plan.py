@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import batches
 from mipo_mlx.inference.prefix_tree import Row, common_length, forwarded
+from mipo_mlx.models.load import EVERY_PATH, Paths
 from mipo_mlx.training.collate import Stems, TrainingRow, nodes
 from mipo_mlx.training.memory_model import Bunch, Dimensions, Geometry, step_bytes
 from mipo_mlx.training.objectives import objective_of
@@ -117,8 +118,8 @@ def steps_of(rows: Sequence[TrainingRow], per_step: int, seed: int) -> list[list
     return [[rows[index] for index in step] for step in [*plan[::every], longest]]
 
 
-def _tried(config: TrainConfig) -> Iterator[Plan]:
-    """Ways to take a step that the options leave open, none of them decided twice."""
+def _tried(config: TrainConfig, checkpoints: bool, pieces: bool) -> Iterator[Plan]:
+    """Ways to take a step that options and model leave open, none of them decided twice."""
     most = config.micro_batch_size or config.batch_size
     sizes = [most]
     while sizes[-1] > 1 and not config.micro_batch_size:
@@ -127,9 +128,11 @@ def _tried(config: TrainConfig) -> Iterator[Plan]:
     budgets = [logits]
     while budgets[-1] // 4 >= LEAST_LOGITS:
         budgets.append(budgets[-1] // 4)
+    recomputes = (True,) if config.gradient_checkpointing else (False, True)
+    at_once = (config.prompt_piece,) if config.prompt_piece else (0, PIECE)
     for size in sizes:
-        for recompute in (False, True) if not config.gradient_checkpointing else (True,):
-            for piece in (config.prompt_piece,) if config.prompt_piece else (0, PIECE):
+        for recompute in recomputes if checkpoints else (False,):
+            for piece in at_once if pieces else (0,):
                 for budget in budgets:
                     yield Plan(size, recompute, budget, piece=piece)
 
@@ -141,8 +144,7 @@ def choose(
     *,
     fixed: int,
     limit: int,
-    shares: bool = True,
-    splits: bool = True,
+    paths: Paths = EVERY_PATH,
 ) -> Plan:
     """The quickest plan that fits, or the leanest when none does.
 
@@ -152,17 +154,17 @@ def choose(
         of: the model's dimensions.
         fixed: bytes of weights, adapter, its gradient and the optimizer.
         limit: bytes there are.
-        shares, splits: as of ``LanguageModel``.
+        paths: how the model may be run.
     """
     crossed = objective_of(config).crossed
     known: dict[tuple[int, bool, int], tuple[list[Geometry | Bunch], float]] = {}
     best: tuple[tuple[bool, float, int], Plan] | None = None
-    for tried in _tried(config):
+    for tried in _tried(config, paths.checkpoints, paths.pieces and paths.shares):
         key = (tried.micro_batch, tried.recompute, tried.piece)
         if key not in known:
-            known[key] = cut(steps, tried, crossed, shares)
+            known[key] = cut(steps, tried, crossed, paths.shares)
         forests, tokens = known[key]
-        logits = tried.logits if splits else 0
+        logits = tried.logits if paths.splits else 0
         step = max(
             step_bytes(forest, of, budget=logits, recompute=tried.recompute) for forest in forests
         )
@@ -204,7 +206,7 @@ def cut(
                     tokens += tokens_of([node for part in parts for node in part], shares)
                     continue
             for part in parts:
-                found.append(Geometry.of(part, shares=shares, recompute=plan.recompute))
+                found.append(Geometry.of(part, shares=shares))
                 tokens += tokens_of(part, shares)
     return found, tokens
 

@@ -16,6 +16,7 @@ from mlx.utils import tree_map
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.inference import lm_head
 from mipo_mlx.inference.prefix_tree import Forest, distinct_prefix_tokens, sequence_logprobs
+from mipo_mlx.models.architecture import keeps_states
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.collate import Batch, Stems, TrainingRow, collate, nodes
 from mipo_mlx.training.compile import Compiled, padded
@@ -29,18 +30,18 @@ from mipo_mlx.training.memory_plan import (
     micro_batches,
     tokens_of,
 )
-from mipo_mlx.training.objectives import FIGURES, Scores, losses, objective_of
+from mipo_mlx.training.objectives import FIGURES, Objective, Scores, losses, objective_of
 
 Result = tuple[dict[str, mx.array], Any]  # figures of rows [p], and a gradient
 
 
 def plain_plan(config: TrainConfig, lm: LanguageModel) -> Plan:
-    """What the options say, without a look at memory."""
+    """What the options say, as far as the model allows, without a look at memory."""
     return Plan(
         config.micro_batch_size or config.batch_size,
-        config.gradient_checkpointing,
+        config.gradient_checkpointing and lm.paths.checkpoints,
         int(config.logits_memory * 2**30) if lm.splits else 0,
-        piece=config.prompt_piece,
+        piece=config.prompt_piece if lm.paths.pieces and lm.shares else 0,
     )
 
 
@@ -59,6 +60,7 @@ class Gradients:
         config: of training.
         plan: how rows are cut; what the options say when None.
         ranks: who shares the rows; this process alone when None.
+        objective: the loss; that of ``config`` when None.
     """
 
     def __init__(
@@ -67,14 +69,16 @@ class Gradients:
         config: TrainConfig,
         plan: Plan | None = None,
         ranks: Ranks | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.lm, self.model, self.config = lm, lm.model, config
         self.plan = plan or plain_plan(config, lm)
         self.ranks = ranks or Ranks()
-        self.objective = objective_of(config)
+        self.objective = objective or objective_of(config)
         self.forwarded = 0  # tokens, over the life of this object
         self.compiled: Compiled | None = None
-        if config.compile and not lm_head.on_cpu():
+        compiles = config.compile and lm.paths.compiles and not lm_head.on_cpu()
+        if compiles and not keeps_states(self.model):  # loops over tokens are too long to compile
             self.compiled = Compiled(self.model, self._of_arrays)
 
     def _summed(self, batch: Batch, logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:

@@ -29,6 +29,7 @@ from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_plan import Plan
+from mipo_mlx.training.objectives import Objective
 from mipo_mlx.training.step import Gradients, ideal_tokens
 
 log = logging.getLogger("mipo_mlx")
@@ -111,6 +112,7 @@ class Trainer:
         validation: rows that are never trained on.
         plan: how a step is cut; what the options say when None.
         ranks: who shares the rows of a step; this process alone when None.
+        objective: the loss; that of ``config`` when None.
     """
 
     def __init__(
@@ -123,9 +125,10 @@ class Trainer:
         validation: Sequence[TrainingRow] = (),
         plan: Plan | None = None,
         ranks: Ranks | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.model, self.config, self.seed = lm.model, config, seed
-        self.gradients = Gradients(lm, config, plan, ranks)
+        self.gradients = Gradients(lm, config, plan, ranks, objective)
         objective = self.gradients.objective
         self.rows = objective.arrange(rows)
         self.validation = objective.arrange(validation) if validation else []

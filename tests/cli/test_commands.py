@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import mipo_mlx
 from mipo_cli.app import COMMANDS, app
 from mipo_cli.help import FIRST, GROUPS
 from mipo_cli.options import flag
@@ -94,6 +95,16 @@ def test_the_shell_can_complete_commands() -> None:
     given = {"_MIPO_COMPLETE": "complete_bash", "COMP_WORDS": "mipo gen", "COMP_CWORD": "1"}
     result = CliRunner().invoke(app, [], prog_name="mipo", env=given)
     assert result.output.split() == ["generate"]
+
+
+def test_the_reference_of_the_library_is_up_to_date() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    made = subprocess.run(  # apart, where nothing wraps functions for the checks of tests
+        [sys.executable, "-m", "mipo_cli.api_reference"], capture_output=True, text=True, check=True
+    )
+    assert text == made.stdout, "make docs"
+    for name in mipo_mlx.__all__:
+        assert f"## {name}\n" in text
 
 
 def test_the_reference_is_up_to_date_and_names_every_option() -> None:
@@ -178,6 +189,25 @@ def test_mistakes_end_with_a_message_and_leave_nothing(
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(28, "No space left on device", "x"), 1, "error: x: No space left on device"),
         (ZeroDivisionError(), 1, "internal error: ZeroDivisionError"),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Impacting Interactivity "
+                "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+            ),
+            1,
+            "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1",
+        ),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Insufficient Memory "
+                "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+            ),
+            1,
+            "error: The device ran out of memory",
+        ),
+        (RuntimeError("[malloc] Unable to allocate 9 bytes."), 1, "hint: take a smaller"),
+        (MemoryError(), 1, "error: The device ran out of memory"),
+        (RuntimeError("[matmul] shapes differ"), 1, "internal error: RuntimeError"),
     ],
 )
 def test_faults_of_the_world_become_exit_codes(

@@ -350,8 +350,8 @@ def test_a_whole_eval_with_the_embedded_judge(
         assert policy and policy[0]() is None  # its memory is the judge's now
         return load_model(*words, **more)
 
-    monkeypatch.setattr(evaluate, "load_model", load_policy)
-    monkeypatch.setattr(llm_judge, "load_model", load_judge)
+    monkeypatch.setattr(evaluate, "open_model", load_policy)
+    monkeypatch.setattr(llm_judge, "open_model", load_judge)
     run = trained(tmp_path / "run")
     results = pipeline.evaluate.evaluate(run, resolve(flags=CONFIG)).to_json()
     section = results["sections"]["judge"]
@@ -481,7 +481,6 @@ def test_too_long_duels_are_counted_beside_those_that_fit(tmp_path: Path) -> Non
         ({"protocol": "paper", "objective": "prompt"}, ConfigError, "there are no users"),
         ({"judge": "./absent/judge/x"}, ModelError, "--judge: ./absent/judge/x: not a model"),
         ({"judge": "{folder}"}, ModelError, "--judge: .*no config.json"),
-        ({"judge": "{hybrid}"}, ModelError, "--judge: layers with ArraysCache"),
         ({"judge_max_tokens": 900}, ConfigError, "pass its window of 1024"),
         ({"judge": "owner/name", "offline": True}, ModelError, "--judge: .*--offline is set"),
     ],
@@ -490,9 +489,7 @@ def test_faults_are_told_before_anything_is_made(
     tmp_path: Path, flags: dict[str, Any], kind: type[MipoError], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    names = {"{folder}": tmp_path / "empty", "{hybrid}": tmp_path / "hybrid"}
-    if flags.get("judge") == "{hybrid}":
-        write(tmp_path / "hybrid", "lfm2")
+    names = {"{folder}": tmp_path / "empty"}
     flags = {name: str(names.get(value, value)) if name == "judge" else value
              for name, value in flags.items()}  # fmt: skip
     run = tmp_path / "run"

@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from mipo_mlx.config import TrainConfig
 from mipo_mlx.data.batches import EncodedPair, pad_right
 from mipo_mlx.models.architecture import other_states
-from mipo_mlx.models.load import LanguageModel
+from mipo_mlx.models.load import LanguageModel, Paths
 from mipo_mlx.training import collate
 from mipo_mlx.training.collate import TrainingRow
 from mipo_mlx.training.trainer import Trainer
@@ -57,7 +57,9 @@ def step_rows(negatives: int, seed: int = 6) -> list[TrainingRow]:
 
 def trainer(model: Any, rows: list[TrainingRow], **options: Any) -> Trainer:
     """Of these rows in one optimizer step."""
-    lm = LanguageModel(model, None, Path(), "random", "", None, shares=not other_states(model))
+    lm = LanguageModel(
+        model, None, Path(), "random", "", None, paths=Paths(shares=not other_states(model))
+    )
     made = Trainer(lm, rows, TrainConfig(beta=BETA, **options), seed=0)
     assert made.total == 1
     return made

@@ -156,3 +156,24 @@ def test_quantized_models_take_lora_too(lm: LanguageModel) -> None:
 def _by_32(_: str, module: object) -> bool:
     weight = getattr(module, "weight", None)
     return hasattr(module, "to_quantized") and weight is not None and weight.shape[-1] % 32 == 0
+
+
+def test_layers_whose_weights_a_model_reads_by_itself_carry_no_lora(tmp_path: Path) -> None:
+    """Gemma 3n clips two of its matrices in its forward pass."""
+    lm = archs.opened(tmp_path / "model", "gemma3n")
+    shape = lora.attach(lm, rank=4, scale=2.0, num_layers=-1, seed=0)
+    names = {key.rpartition(".")[2] for key in shape.keys}
+    assert not names & {"prediction_coefs", "correction_coefs"}
+    assert {"q_proj", "down_proj", "modality_router"} <= names
+    assert lm.model(mx.array([[5, 6]])).shape == (1, 2, archs.VOCAB)
+    lora.detach(lm)
+    with pytest.raises(ModelError, match="reads weights of prediction_coefs"):
+        lora.attach(
+            lm, rank=4, scale=2.0, num_layers=-1, seed=0, modules=["q_proj", "prediction_coefs"]
+        )
+
+
+def test_a_class_that_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
+    lm = archs.opened(tmp_path / "model", "recurrent_gemma")
+    with pytest.raises(ModelError, match="cannot be trained"):
+        lora.attach(lm, rank=4, scale=2.0, num_layers=-1, seed=0)

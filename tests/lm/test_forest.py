@@ -11,17 +11,9 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mipo_mlx.errors import ModelError
 from mipo_mlx.inference import lm_head
-from mipo_mlx.inference.kv_cache import (
-    GrowingCache,
-    compact,
-    fork,
-    join,
-    left_aligned,
-    new_caches,
-    settle,
-)
+from mipo_mlx.inference.kv_cache import GrowingCache, left_aligned
+from mipo_mlx.inference.layer_caches import compact, fork, join, settle
 from mipo_mlx.inference.prefix_tree import (
     Row,
     common_length,
@@ -316,16 +308,3 @@ def test_prompt_masks_say_what_stock_caches_say() -> None:
         stock = KVCache().make_mask(new, return_array=True, window_size=None)
         if stock is not None:
             assert mx.array_equal(mine, stock)
-
-
-def test_recurrent_layers_are_refused() -> None:
-    from mlx_lm.models.cache import ArraysCache
-
-    class Recurrent:
-        model_type = "recurrent"
-
-        def make_cache(self) -> list[Any]:
-            return [ArraysCache(2)]
-
-    with pytest.raises(ModelError, match=r"ArraysCache.*recurrent"):
-        new_caches(Recurrent())

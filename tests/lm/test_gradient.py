@@ -18,7 +18,7 @@ from mipo_mlx.training.gradients import forward_trunk, loss_gradient, trunk_grad
 from . import archs
 from .test_forest import SMALL, level, plain, ragged, relative, with_lora
 
-NAMES = sorted({**archs.ARCHS, **archs.MORE_ARCHS})
+NAMES = sorted([*archs.ARCHS, *archs.MORE_ARCHS])
 
 
 def contrast(logps: mx.array) -> tuple[mx.array, dict[str, mx.array]]:

@@ -86,7 +86,7 @@ def trained(model: Path, run: Path, kind: str) -> Trained:
 
     flags = {"model": str(model), "pairs": str(path), **OPTIONS, **KINDS[kind]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_model", opening)
+        patch.setattr(train, "open_model", opening)
         stats = pipeline.train.train(run, resolve(flags=flags))
     assert stats["optimizer_steps"] == 2
     (lm,) = kept
@@ -165,8 +165,8 @@ def test_dora_on_six_bits_is_refused_before_training(runs: Any, tmp_path: Path) 
 
     model = runs("lora", 6).model
     base = load_model(str(model)).model.layers[0].self_attn.q_proj
-    assert DoRALinear.from_base(base).lora_a.shape[0] == 30
-    assert archs.arguments("llama")["hidden_size"] == 32
+    assert DoRALinear.from_base(base).lora_a.shape[0] == 60
+    assert archs.arguments("llama")["hidden_size"] == 64
     with pytest.raises(ModelError, match="6 bits") as caught:
         trained(model, tmp_path / "run", "dora")
     assert "--fine-tune-type lora" in caught.value.hint
