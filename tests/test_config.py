@@ -58,7 +58,7 @@ def test_a_sampling_preset_stands_below_what_is_given_by_name() -> None:
 def test_a_run_from_before_an_option_goes_on_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("beta = 0.2\n", encoding="utf-8")
     old = saved_config(tmp_path)
-    assert old == {"beta": 0.2, "context_template": "bare", "drop_truncated": True}
+    assert old == {"beta": 0.2, "context_template": "bare", "min_p": 0.0, "drop_truncated": True}
     (tmp_path / "config.toml").write_text('context_template = "told"\n', encoding="utf-8")
     assert (saved_config(tmp_path) or {})["context_template"] == "told"
     assert saved_config(tmp_path / "none") is None

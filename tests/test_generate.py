@@ -99,7 +99,7 @@ def table() -> LanguageModel:
 
 def table_config(**more: Any) -> GenerateConfig:
     """The table's own distribution, with nothing around what it reads."""
-    plain: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "context_template": "bare"}
+    plain: dict[str, Any] = {"temperature": 1.0, "min_p": 0.0, "context_template": "bare"}
     return GenerateConfig(**{"max_tokens": 60, **plain, **more})
 
 

@@ -51,8 +51,8 @@ class GenerateConfig:
         high=4096,
     )
     context_template: str = option(
-        "notes",
-        "How a context is put to the model: bare (its text alone), notes, about or told, or a text "
+        "told",
+        "How a context is put to the model: told, notes, about, bare (its text alone), or a text "
         "of your own with {context} in it.",
     )
     answer_style: str = option(
@@ -65,10 +65,10 @@ class GenerateConfig:
         "A preset of temperature, top-p and min-p: paper is 0.1, 0.9 and off.",
         choices=("", "paper"),
     )
-    temperature: float = option(0.7, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
-    top_p: float = option(0.9, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
+    temperature: float = option(1.0, "Sampling temperature; 0 is greedy.", low=0.0, high=5.0)
+    top_p: float = option(1.0, "Nucleus of sampling; 1 is off.", low=0.01, high=1.0)
     min_p: float = option(
-        0.0,
+        0.1,
         "Leave out tokens less likely than this share of the likeliest; 0 is off.",
         low=0.0,
         high=1.0,

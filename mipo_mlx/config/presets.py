@@ -8,12 +8,11 @@ from typing import Any
 # What suits the embedded 1M model; a default layer of its own, below TOML and flags.
 EMBEDDED_PRESET: dict[str, Any] = {
     "context_template": "bare",  # it was pretrained so
-    "temperature": 1.0,
-    "top_p": 1.0,
+    "min_p": 0.0,
     "max_tokens": 48,
     "beta": 1.0,
     "learning_rate": 3e-4,
-    "epochs": 4,
+    "epochs": 2,
 }
 
 # Missing-context negatives reward any fact at all, and soon break copying: a gentler layer then.
@@ -25,7 +24,7 @@ SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # What held before an option was there, for runs whose config.toml does not name it.
-BEFORE: dict[str, Any] = {"context_template": "bare", "drop_truncated": True}
+BEFORE: dict[str, Any] = {"context_template": "bare", "min_p": 0.0, "drop_truncated": True}
 
 # Most parameters, a rate for LoRA of rank 8 and scale 20, and whether it was measured (at 135M).
 RATES = ((3e8, 1e-4, True), (1e9, 5e-5, False), (4e9, 2e-5, False), (math.inf, 1e-5, False))

@@ -163,7 +163,7 @@ def _small(recipe: Recipe) -> dict[str, Any]:
     """What the embedded model needs instead; how answers are sampled is the recipe's."""
     missing = EMBEDDED_MISSING if recipe.options.get("negatives") == "missing" else {}
     layers = {**EMBEDDED_PRESET, **missing, **SMALL}
-    return {name: value for name, value in layers.items() if name not in ("temperature", "top_p")}
+    return {name: value for name, value in layers.items() if name != "min_p"}
 
 
 def _layers(recipe: Recipe, request: Request, small: bool) -> tuple[dict[str, Any], dict[str, str]]:

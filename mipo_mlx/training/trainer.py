@@ -35,6 +35,7 @@ from mipo_mlx.training.step import Gradients, ideal_tokens
 log = logging.getLogger("mipo_mlx")
 NOISY = ("tokens_per_second", "peak_memory_bytes", "cache_memory_bytes")  # not of the numbers
 STEADY = 10  # steps over which stops look
+LARGE = 1.5  # times the pairs of a step: a block worth a word
 DIVERGED = 1.25  # times the first step's loss
 STOPS = {  # why a training ended before its time
     "saturation": "saturation: almost every pair is told apart, nothing more is learned",
@@ -154,7 +155,7 @@ class Trainer:
         """Say where steps are larger than was asked for, as blocks stay whole."""
         sizes = Counter(row.encoded.block for row in self.rows if row.encoded.block)
         most = max(sizes.values(), default=0)
-        if most > self.per_step:
+        if most > LARGE * self.per_step:
             log.warning(
                 "blocks of up to %d pairs stay whole, so steps may hold more than the %d asked "
                 "for; 'mipo generate --block-prompts' makes smaller ones",

@@ -137,7 +137,8 @@ def test_every_option_reaches_the_configuration(
             value = "elsewhere"
         else:
             bounds = (item.metadata["low"], item.metadata["high"])
-            value = kind(bounds[bounds[1] != item.default])
+            default = to_dict(resolve())[section][name]  # with the embedded model's own
+            value = kind(bounds[bounds[1] != default])
         words = [flag(name, kind), str(value)]
     result = CliRunner().invoke(app, ["run", str(tmp_path / "run"), "--json", *words])
     assert result.exit_code == 0, result.output
