@@ -35,6 +35,7 @@ from mipo_mlx.reporting.summary import Report
 from mipo_mlx.results import SIDES, EvalResult, Metric
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.objectives import Objective, objective_of
+from mipo_mlx.training.rows import training_rows
 from mipo_mlx.training.trainer import StepMetrics, Trainer
 from mipo_mlx.types import Context, PreferencePair, Progress, Prompt, silent
 
@@ -167,7 +168,7 @@ def train(
     whole = [with_ids(lm, pair, thinking) for pair in pairs]
     whole = training.referred(lm, whole, config, on_progress)
     crossed = objective.crossed
-    rows = training.training_rows(lm, whole, config, Path("pairs"), crossed)
+    rows = training_rows(lm, whole, config, Path("pairs"), crossed)
     plan = training.proven(lm, rows, config, Ranks(), shape)
     trainer = Trainer(lm, rows, config.train, seed=seed, plan=plan, objective=objective)
     steps = []

@@ -17,13 +17,12 @@ from typing import Any
 from mlx.utils import tree_flatten
 
 from mipo_mlx.config import RunConfig, TrainConfig, rate_for, to_toml
-from mipo_mlx.data.batches import EncodedPair
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inference.reference import with_ids, with_reference
-from mipo_mlx.models import chat_template, lora
+from mipo_mlx.models import lora
 from mipo_mlx.models.architecture import total_parameters
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
@@ -36,6 +35,7 @@ from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
 from mipo_mlx.training.objectives import objective_of
+from mipo_mlx.training.rows import training_rows
 from mipo_mlx.training.step import plain_plan
 from mipo_mlx.training.trackers import tracker
 from mipo_mlx.training.trainer import STOPS, Trainer
@@ -87,49 +87,6 @@ def _read(lm: LanguageModel, run: Path, config: RunConfig, path: Path) -> list[P
     if config.train.adapter_path:  # the adapter's own model is the reference then
         pairs = [_without_reference(pair) for pair in pairs]
     return pairs
-
-
-def training_rows(
-    lm: LanguageModel,
-    pairs: Sequence[PreferencePair],
-    config: RunConfig,
-    path: Path,
-    crossed: bool,
-) -> list[TrainingRow]:
-    """Token ids and reference log-probs of pairs, checked against the model's window.
-
-    ``crossed`` is that of the objective; ``path`` is named in errors.
-    """
-    known: dict[str, tuple[int, ...]] = {}
-    prompts: dict[tuple[str, str], tuple[int, ...]] = {}
-    rows = []
-    for pair in pairs:
-        text = json.dumps([dict(message) for message in pair.messages])
-        if text not in known:
-            thinking = config.generate.enable_thinking
-            ids = chat_template.prompt_ids(lm.tokenizer, pair.messages, enable_thinking=thinking)
-            known[text] = tuple(ids)
-        prompts[pair.context_id, pair.prompt_id or pair.id] = known[text]
-    for pair in pairs:
-        prompt = known[json.dumps([dict(message) for message in pair.messages])]
-        sides = (pair.chosen.token_ids, pair.rejected.token_ids)
-        other: tuple[int, ...] = ()
-        if crossed:
-            other = prompts.get(
-                (pair.negative_context_id, pair.negative_prompt_id or pair.prompt_id), ()
-            )
-            other = () if other == prompt else other
-        longest = max(len(prompt), len(other)) + max(map(len, sides))
-        if lm.max_tokens is not None and longest > lm.max_tokens:
-            raise ConfigError(
-                f"{path}: pair {pair.id!r} takes {longest} tokens, more than the model's window "
-                f"of {lm.max_tokens}.",
-                "shorten it or leave it out",
-            )
-        reference = (float(pair.ref_chosen_logps or 0.0), float(pair.ref_rejected_logps or 0.0))
-        encoded = EncodedPair(pair.id, prompt, sides, pair.context_id, pair.block)
-        rows.append(TrainingRow(encoded, reference, other))
-    return rows
 
 
 def _parts(
