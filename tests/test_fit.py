@@ -19,8 +19,9 @@ from mipo_mlx.data.batches import EncodedPair, batches
 from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError, DataError, MipoError
 from mipo_mlx.models.load import load_model
-from mipo_mlx.pipeline import train as fit
-from mipo_mlx.pipeline.train import STATE, with_rate
+from mipo_mlx.pipeline.train import STATE
+from mipo_mlx.training import defaults
+from mipo_mlx.training.defaults import with_rate
 from mipo_mlx.types import PreferencePair, Response
 from samples import head, steady
 
@@ -148,7 +149,7 @@ def test_a_rate_that_is_not_given_is_the_size_of_the_models(
     assert with_rate(lm, TrainConfig(learning_rate=0.5)).learning_rate == 0.5
     found = []
     for size in (1.35e8, 5e8, 3e9, 8e9):
-        monkeypatch.setattr(fit, "total_parameters", lambda model, size=size: size)
+        monkeypatch.setattr(defaults, "total_parameters", lambda model, size=size: size)
         found.append(with_rate(lm, TrainConfig()).learning_rate)
     assert found == [1e-4, 5e-5, 2e-5, 1e-5]
 

@@ -33,6 +33,7 @@ from mipo_mlx.pipeline import train as training
 from mipo_mlx.pipeline.run import run as run_all
 from mipo_mlx.reporting.summary import Report
 from mipo_mlx.results import SIDES, EvalResult, Metric
+from mipo_mlx.training.defaults import with_rate
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.objectives import Objective, objective_of
 from mipo_mlx.training.rows import training_rows
@@ -161,7 +162,7 @@ def train(
         MipoError: an option is unknown, pairs cannot be used, or the loss stops being finite.
     """
     config = _config(lm, seed, options)
-    config = replace(config, train=training.with_rate(lm, config.train))
+    config = replace(config, train=with_rate(lm, config.train))
     objective = loss or objective_of(config.train)
     shape = training.attach(lm, config.train, seed)
     thinking = config.generate.enable_thinking

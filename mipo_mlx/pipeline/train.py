@@ -16,14 +16,13 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mipo_mlx.config import RunConfig, TrainConfig, rate_for, to_toml
+from mipo_mlx.config import RunConfig, TrainConfig, to_toml
 from mipo_mlx.data.readers import read_pairs
 from mipo_mlx.data.split import held_pairs
 from mipo_mlx.errors import ConfigError
 from mipo_mlx.inference.compat_check import open_model
 from mipo_mlx.inference.reference import with_ids, with_reference
 from mipo_mlx.models import lora
-from mipo_mlx.models.architecture import total_parameters
 from mipo_mlx.models.compiler import uncompiled_on_cpu
 from mipo_mlx.models.load import LanguageModel
 from mipo_mlx.models.memory import allocator_within, limit_bytes, measured
@@ -31,6 +30,7 @@ from mipo_mlx.run_dir.lock import writing
 from mipo_mlx.run_dir.store import RunStore, file_hash
 from mipo_mlx.training import compat_check
 from mipo_mlx.training.collate import TrainingRow
+from mipo_mlx.training.defaults import with_rate
 from mipo_mlx.training.distributed import Ranks
 from mipo_mlx.training.memory_model import Dimensions
 from mipo_mlx.training.memory_plan import Plan, choose, steps_of
@@ -99,17 +99,6 @@ def _parts(
     for held, row in zip(held_pairs(pairs, config.validation, seed), rows, strict=True):
         sides[held].append(row)
     return sides
-
-
-def with_rate(lm: LanguageModel, config: TrainConfig) -> TrainConfig:
-    """With a learning rate for the model's size, where none was given."""
-    if config.learning_rate:
-        return config
-    size = total_parameters(lm.model)
-    rate, measured_at = rate_for(size)
-    if not measured_at:
-        log.info("learning rate %g: a guess for %.1fB parameters", rate, size / 1e9)
-    return replace(config, learning_rate=rate)
 
 
 def attach(lm: LanguageModel, config: TrainConfig, seed: int) -> lora.Shape:
