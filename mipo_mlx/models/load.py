@@ -223,7 +223,7 @@ def load_tokenizer(
     config = _read_config(folder, weights=False)
     try:
         tokenizer = _open_tokenizer(folder, config)
-    except Exception as error:  # any fault of foreign files; told with its place
+    except (Exception, SystemExit) as error:  # any fault of foreign files; told with its place
         raise ModelError(
             f"{folder}: the tokenizer cannot be opened: {error}",
             "mlx_lm.generate --model must be able to open it",
@@ -238,7 +238,7 @@ def _open(folder: Path) -> tuple[Any, Any]:
     try:
         model, config = utils.load_model(folder, trust_remote_code=False)
         tokenizer = _open_tokenizer(folder, config)
-    except Exception as error:  # any fault of foreign files; told with its place
+    except (Exception, SystemExit) as error:  # any fault of foreign files; told with its place
         raise ModelError(
             f"{folder}: cannot be opened: {error}",
             "see mlx-lm's list of model types; mlx_lm.generate --model must be able to open it",
@@ -321,7 +321,7 @@ def load_skeleton(
         model = kind(arguments.from_dict(config))
         _quantize(model, config)
         tokenizer = _open_tokenizer(folder, config)
-    except Exception as error:  # any fault of foreign files; told with its place
+    except (Exception, SystemExit) as error:  # any fault of foreign files; told with its place
         raise ModelError(
             f"{folder}: cannot be opened: {error}", "see mlx-lm's list of model types"
         ) from error

@@ -194,3 +194,17 @@ def test_a_tokenizer_opens_without_weights(llama_folder: Path, tmp_path: Path) -
     (bare / "tokenizer.json").write_text("broken")
     with pytest.raises(ModelError, match="tokenizer cannot be opened"):
         load_tokenizer(str(bare))
+
+
+def test_a_model_whose_code_ends_the_process_is_an_error(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mlx-lm's OLMo does where a package of its own is missing."""
+    from mlx_lm import utils
+
+    def leave(*args: Any, **kwargs: Any) -> Any:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(utils, "load_model", leave)
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load_model(str(llama_folder))
