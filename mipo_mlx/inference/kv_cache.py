@@ -142,13 +142,15 @@ class GrowingCache:
         """Mask for ``new`` more tokens: bool array, or ``"causal"`` where that says the same.
 
         Attention aligns the latter to the last key, and on Metal has a fused gradient for it alone.
+        A single token that sees all has no mask, as mlx-lm's own caches say: some models work on
+        scores themselves then, and know arrays only.
         """
         from mlx_lm.models.base import create_causal_mask
 
         narrow = window_size is not None and self.held + new > window_size
         padded = self.layout is not None and not self.layout.even
         if not (narrow or return_array or padded):
-            return "causal"
+            return None if new == 1 else "causal"
         if self.layout is not None:
             mask = self.layout.mask(self.held, new, window_size)
             return mask[:, None] if self.mask_rank == 5 else mask

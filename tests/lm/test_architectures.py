@@ -23,6 +23,7 @@ CASES = {
     ("llama4", "fp32"): SINGLY,  # attention by chunks
     ("nemotron-nas", "fp32"): "shared",  # blocks without attention
     ("mistral", "bf16"): "shared",
+    ("mistral4", "fp32"): "shared",  # works on scores where there is a single token
     ("qwen3_moe", "4 bits"): "shared",
 }
 

@@ -299,7 +299,8 @@ def test_prompt_masks_say_what_stock_caches_say() -> None:
     from mlx_lm.models.cache import KVCache, RotatingKVCache
 
     for new in (1, 4, 9):
-        assert GrowingCache().make_mask(new) == "causal"
+        stock = KVCache().make_mask(new, return_array=False, window_size=None)
+        assert GrowingCache().make_mask(new) == stock  # None for one token, else "causal"
         mine = GrowingCache().make_mask(new, return_array=True, window_size=6)
         stock = RotatingKVCache(max_size=6).make_mask(new, return_array=True, window_size=6)
         if stock is not None:
