@@ -6,6 +6,7 @@ before a model is loaded, and returns None where the study was not asked for.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Measured:
     files: Mapping[str, Sequence[Json]] = field(default_factory=dict)
 
 
-class Study:
+class Study(ABC):
     """One of the things that ``mipo eval`` measures besides."""
 
     name: str  # of its section in eval.json
@@ -95,13 +96,13 @@ class Study:
         """Hash of what it read, if anything; options need not be in it."""
         return ""
 
-    def check(self, lm: LanguageModel) -> None:
+    def check(self, lm: LanguageModel) -> None:  # noqa: B027 - most need nothing of the model
         """Faults that only show with the model, before anything is measured; here none.
 
         Raises:
             MipoError: it cannot be done.
         """
 
+    @abstractmethod
     def measure(self, subject: Subject) -> Measured:
         """Ask both models, and count."""
-        raise NotImplementedError
